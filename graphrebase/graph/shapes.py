@@ -1,0 +1,242 @@
+"""Static shapes, by inferring every shape twice with different sizes for the dynamic dimensions.
+
+A dimension is a pair: its size under the first and under the second probe. It is static exactly
+where both agree, and pairs keep products apart that a single probe would confuse. Shape arithmetic
+that the exporter left in the graph (Shape, Gather, Concat, Range ..) is folded under each probe,
+so computed Reshape targets and Slice bounds are known, and known to be static or not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from graphrebase.graph.fold import MAX_FOLDED, evaluate
+from graphrebase.graph.view import Graph, Node
+
+Dim = tuple[int, int]
+
+#: Sizes of the dynamic dimensions under the two probes, in order of first appearance. All differ,
+#: within a probe and between the probes; small, so that learned position tables are long enough.
+PROBES: tuple[Dim, ...] = ((2, 3), (5, 7), (11, 13), (17, 19), (23, 29), (31, 37), (41, 43))
+
+#: Contributed operators whose first output has the shape of their first input.
+_SAME_SHAPE = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SimplifiedLayerNormalization"}
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeTable:
+    """Shapes and folded values of every tensor of a graph.
+
+    Attributes:
+        shapes: dimensions as (first probe, second probe); a value without entry is unknown.
+        values: folded small arrays under both probes.
+    """
+
+    shapes: Mapping[str, tuple[Dim, ...]]
+    values: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def shape(self, name: str) -> tuple[Dim, ...] | None:
+        """Return the dimensions of a value, or None where inference failed."""
+        return self.shapes.get(name)
+
+    def static_value(self, name: str) -> np.ndarray | None:
+        """Return a folded array that does not depend on the dynamic dimensions, else None."""
+        pair = self.values.get(name)
+        if pair is None or not np.array_equal(pair[0], pair[1]):
+            return None
+        return pair[0]
+
+
+def is_static(dim: Dim) -> bool:
+    """Tell whether a dimension has one size under both probes."""
+    return dim[0] == dim[1]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What one probe knows: element type and shape of each value, and the folded arrays."""
+
+    types: dict[str, tuple[int, tuple[int, ...]]]
+    values: dict[str, np.ndarray]
+
+
+def infer_shapes(graph: Graph) -> ShapeTable:
+    """Return the shapes and folded values of all tensors of ``graph``."""
+    cache: dict[object, list[tuple[int, tuple[int, ...]] | None]] = {}
+    probes = [_probe(graph, which, cache) for which in (0, 1)]
+    first, second = probes
+    shapes = {
+        name: tuple(zip(shape, second.types[name][1], strict=True))
+        for name, (_, shape) in first.types.items()
+        if name in second.types and len(shape) == len(second.types[name][1])
+    }
+    values = {n: (v, second.values[n]) for n, v in first.values.items() if n in second.values}
+    return ShapeTable(shapes, values)
+
+
+def input_dims(graph: Graph) -> dict[str, tuple[Dim, ...]]:
+    """Return the probe sizes of every graph input; equal symbols get equal sizes.
+
+    A symbol that is a sum of others ("past_length + length", as optimum writes) is evaluated.
+    """
+    sizes: dict[str, Dim] = {}
+    found: dict[str, list[str | int]] = {}
+    for name, value in graph.inputs.items():
+        dims = value.type.tensor_type.shape.dim
+        found[name] = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param or f"{name}.{i}"
+            for i, d in enumerate(dims)
+        ]
+    symbols = [d for dims in found.values() for d in dims if isinstance(d, str)]
+    for symbol in sorted(dict.fromkeys(symbols), key=lambda s: "+" in s):
+        terms = [t.strip() for t in re.split(r"\+", symbol)]
+        if len(terms) > 1 and all(t in sizes or t.isdigit() for t in terms):
+            pairs = [sizes.get(t) or (int(t), int(t)) for t in terms]
+            sizes[symbol] = (sum(p[0] for p in pairs), sum(p[1] for p in pairs))
+        else:
+            spare = [p for p in PROBES if p not in sizes.values()]
+            last = PROBES[-1][0] + 2 * len(sizes)
+            sizes[symbol] = spare[0] if spare else (last, last + 1)
+    return {
+        name: tuple(sizes[d] if isinstance(d, str) else (d, d) for d in dims)
+        for name, dims in found.items()
+    }
+
+
+def _probe(
+    graph: Graph, which: int, cache: dict[object, list[tuple[int, tuple[int, ...]] | None]]
+) -> _Known:
+    known = _Known({}, {})
+    for name, dims in input_dims(graph).items():
+        element = graph.inputs[name].type.tensor_type.elem_type
+        known.types[name] = (element, tuple(d[which] for d in dims))
+    for name, ref in graph.constants.items():
+        known.types[name] = (helper.np_dtype_to_tensor_dtype(ref.dtype), ref.shape)
+        if _foldable(ref.dtype, ref.shape):
+            known.values[name] = ref.load()
+    for name, value in graph.literals.items():
+        known.types[name] = (helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        known.values[name] = value
+    for node in graph.nodes:
+        if not _fold(node, known):
+            _infer(node, graph, known, cache)
+    return known
+
+
+def _foldable(dtype: np.dtype, shape: Sequence[int]) -> bool:
+    size = int(np.prod(shape, dtype=np.int64))
+    integral = dtype.kind in "iub"
+    return size <= (MAX_FOLDED if integral else 16)
+
+
+def _fold(node: Node, known: _Known) -> bool:
+    """Compute a node whose inputs are known arrays; returns whether it could."""
+    if node.domain:
+        return False
+    if node.op_type in ("Shape", "Size"):
+        if node.inputs[0] not in known.types:
+            return False
+        shape = np.array(known.types[node.inputs[0]][1], np.int64)
+        start, end = node.attributes.get("start", 0), node.attributes.get("end")
+        result = shape[start:end] if node.op_type == "Shape" else np.array(shape.prod())
+        _record(node, [result], known)
+        return True
+    if any(name and name not in known.values for name in node.inputs) or not node.inputs:
+        return False
+    inputs = [known.values[name] if name else None for name in node.inputs]
+    results = evaluate(node.op_type, inputs, dict(node.attributes), len(node.outputs))
+    if results is None:
+        return False
+    _record(node, list(results), known)
+    return True
+
+
+def _record(node: Node, results: list[np.ndarray], known: _Known) -> None:
+    for name, value in zip(node.outputs, results, strict=False):
+        if name:
+            known.types[name] = (helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            known.values[name] = value
+
+
+def _infer(
+    node: Node,
+    graph: Graph,
+    known: _Known,
+    cache: dict[object, list[tuple[int, tuple[int, ...]] | None]],
+) -> None:
+    if any(name and name not in known.types for name in node.inputs):
+        return
+    inputs = [known.types[name] if name else None for name in node.inputs]
+    data = {i: known.values[n] for i, n in enumerate(node.inputs) if n in known.values}
+    key = (
+        node.op_type,
+        node.domain,
+        tuple(inputs),
+        tuple((i, v.tobytes()) for i, v in data.items()),
+        tuple(a.SerializeToString() for a in node.proto.attribute if a.name != "value"),
+        len(node.outputs),
+    )
+    if key not in cache:
+        infer: Callable[..., list[tuple[int, tuple[int, ...]] | None]]
+        infer = _contributed if node.domain else _standard
+        cache[key] = infer(node, inputs, data, graph)
+    for name, result in zip(node.outputs, cache[key], strict=False):
+        if name and result is not None:
+            known.types[name] = result
+
+
+def _contributed(
+    node: Node,
+    inputs: Sequence[tuple[int, tuple[int, ...]] | None],
+    data: Mapping[int, np.ndarray],
+    graph: Graph,
+) -> list[tuple[int, tuple[int, ...]] | None]:
+    return [inputs[0]] if node.op_type in _SAME_SHAPE else [None] * len(node.outputs)
+
+
+def _standard(
+    node: Node,
+    inputs: Sequence[tuple[int, tuple[int, ...]] | None],
+    data: Mapping[int, np.ndarray],
+    graph: Graph,
+) -> list[tuple[int, tuple[int, ...]] | None]:
+    """Infer with the operator's own inference function in onnx."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, graph.opset, node.domain)
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        proto.ClearField("input")
+        proto.input.extend(f"i{k}" if typed else "" for k, typed in enumerate(inputs))
+        proto.ClearField("output")
+        proto.output.extend(f"o{k}" if name else "" for k, name in enumerate(node.outputs))
+        types = {
+            f"i{k}": helper.make_tensor_type_proto(typed[0], typed[1])
+            for k, typed in enumerate(inputs)
+            if typed
+        }
+        arrays = {f"i{k}": _tensor(v) for k, v in data.items()}
+        inferred = shape_inference.infer_node_outputs(
+            schema, proto, types, arrays, opset_imports=[helper.make_opsetid("", graph.opset)]
+        )
+    except (RuntimeError, onnx.defs.SchemaError, shape_inference.InferenceError, KeyError):
+        return [None] * len(node.outputs)
+    return [_typed(inferred.get(f"o{k}")) for k in range(len(node.outputs))]
+
+
+def _tensor(value: np.ndarray) -> TensorProto:
+    return numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape))
+
+
+def _typed(inferred: onnx.TypeProto | None) -> tuple[int, tuple[int, ...]] | None:
+    if inferred is None or not inferred.tensor_type.HasField("shape"):
+        return None
+    dims = inferred.tensor_type.shape.dim
+    if not all(d.HasField("dim_value") for d in dims):
+        return None
+    return inferred.tensor_type.elem_type, tuple(d.dim_value for d in dims)

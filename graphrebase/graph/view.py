@@ -1,0 +1,251 @@
+"""A plain, immutable view of an ONNX graph, built from a model without its weights.
+
+The view is made straight from the protobuf. onnx-graphsurgeon, which the design first named, was
+measured to be in the way: it drops the ``NodeProto`` that shape inference needs and its import is
+several times slower than this module (``tools/bench_inspect.py`` prints both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import inliner, numpy_helper
+
+from graphrebase.errors import InputError
+from graphrebase.io import Model, TensorRef
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One operator call. ``inputs`` holds ``""`` where an optional input is absent.
+
+    Attributes:
+        index: position in the topological order.
+        captured: values of the outer graph that the node's sub-graphs read without listing them.
+    """
+
+    index: int
+    name: str
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    captured: tuple[str, ...]
+    proto: onnx.NodeProto
+
+    def __str__(self) -> str:
+        """Return ``op_type 'name'`` for messages."""
+        return f"{self.op_type} '{self.name or self.outputs[0]}'"
+
+    def input(self, position: int) -> str:
+        """Return the input value at ``position``, ``""`` where it is absent."""
+        return self.inputs[position] if position < len(self.inputs) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One use of a value: input ``position`` of ``node``."""
+
+    node: Node
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The main graph of a model.
+
+    Attributes:
+        nodes: operator calls in topological order; Constant nodes and Identity aliases are gone.
+        inputs: graph inputs that are not initializers, with their types.
+        outputs: graph output names, with the value that really feeds them.
+        constants: initializers and Constant-node tensors by name.
+        literals: values of Constant nodes given as attributes (``value_int`` and the like).
+        opset: version of the default operator set.
+    """
+
+    model: Model
+    nodes: tuple[Node, ...]
+    inputs: Mapping[str, onnx.ValueInfoProto]
+    outputs: Mapping[str, str]
+    constants: Mapping[str, TensorRef]
+    literals: Mapping[str, np.ndarray]
+    opset: int
+
+    @cached_property
+    def producers(self) -> dict[str, Node]:
+        """Return the node that computes each value."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[Slot, ...]]:
+        """Return every use of each value, in topological order."""
+        uses: dict[str, list[Slot]] = {}
+        for node in self.nodes:
+            for position, name in enumerate(node.inputs):
+                if name:
+                    uses.setdefault(name, []).append(Slot(node, position))
+            for name in node.captured:
+                uses.setdefault(name, []).append(Slot(node, -1))
+        return {name: tuple(slots) for name, slots in uses.items()}
+
+    def is_constant(self, name: str) -> bool:
+        """Tell whether a value is an initializer or a constant."""
+        return name in self.constants or name in self.literals
+
+    def constant_value(self, name: str) -> np.ndarray | None:
+        """Return the array of a constant value, or None where the value is computed."""
+        if name in self.literals:
+            return self.literals[name]
+        ref = self.constants.get(name)
+        return None if ref is None else ref.load()
+
+    def users(self, name: str) -> tuple[Slot, ...]:
+        """Return the uses of a value; empty where it has none."""
+        return self.consumers.get(name, ())
+
+
+def build_graph(model: Model) -> Graph:
+    """Return the view of a model's main graph.
+
+    Local functions are inlined, the node order is repaired, Identity aliases are resolved.
+
+    Raises:
+        InputError: the graph has a cycle or reads a value that nothing computes.
+    """
+    proto = model.proto
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
+    literals = _literals(proto.graph)
+    constants = dict(model.tensors)
+    aliases = _aliases(proto.graph)
+    known = set(constants) | set(literals) | {value.name for value in proto.graph.input}
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    known |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
+    kept = [
+        node
+        for node in proto.graph.node
+        if not (node.op_type == "Constant" or _is_alias(node))
+    ]
+    nodes = _ordered([_node(node, aliases) for node in kept], known, model)
+    return Graph(
+        model=model,
+        nodes=tuple(nodes),
+        inputs={v.name: v for v in proto.graph.input if v.name not in initializers},
+        outputs={v.name: aliases.get(v.name, v.name) for v in proto.graph.output},
+        constants=constants,
+        literals=literals,
+        opset=_opset(proto),
+    )
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return next((o.version for o in proto.opset_import if o.domain in _STANDARD_DOMAINS), 1)
+
+
+def _is_alias(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Identity" and node.domain in _STANDARD_DOMAINS
+
+
+def _aliases(graph: onnx.GraphProto) -> dict[str, str]:
+    direct = {node.output[0]: node.input[0] for node in graph.node if _is_alias(node)}
+    resolved: dict[str, str] = {}
+    for name in direct:
+        target, seen = name, set[str]()
+        while target in direct and target not in seen:
+            seen.add(target)
+            target = direct[target]
+        resolved[name] = target
+    return resolved
+
+
+def _literals(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for node in graph.node:
+        if node.op_type != "Constant" or not node.attribute:
+            continue
+        attribute = node.attribute[0]
+        if attribute.name in ("value_int", "value_ints"):
+            found[node.output[0]] = np.array(onnx.helper.get_attribute_value(attribute), np.int64)
+        elif attribute.name in ("value_float", "value_floats"):
+            found[node.output[0]] = np.array(onnx.helper.get_attribute_value(attribute), np.float32)
+    return found
+
+
+def _node(proto: onnx.NodeProto, aliases: Mapping[str, str]) -> Node:
+    captured: set[str] = set()
+    for attribute in proto.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            captured |= _free_values(graph)
+    return Node(
+        index=-1,
+        name=proto.name,
+        op_type=proto.op_type,
+        domain="" if proto.domain in _STANDARD_DOMAINS else proto.domain,
+        inputs=tuple(aliases.get(name, name) for name in proto.input),
+        outputs=tuple(proto.output),
+        attributes={a.name: _attribute(a) for a in proto.attribute},
+        captured=tuple(sorted(aliases.get(name, name) for name in captured)),
+        proto=proto,
+    )
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        tensor = attribute.t
+        return numpy_helper.to_array(tensor) if tensor.raw_data or len(tensor.dims) < 2 else None
+    if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+        return None
+    value = onnx.helper.get_attribute_value(attribute)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _free_values(graph: onnx.GraphProto) -> set[str]:
+    """Return the names that a sub-graph reads from outside (If and Loop bodies capture freely)."""
+    local = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+    local |= {name for node in graph.node for name in node.output}
+    read = {name for node in graph.node for name in node.input if name}
+    read |= {v.name for v in graph.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
+            for body in inner:
+                read |= _free_values(body)
+    return read - local
+
+
+def _ordered(nodes: list[Node], known: set[str], model: Model) -> Iterable[Node]:
+    """Return the nodes in topological order, stable where the file already is in order."""
+    ready, waiting = set(known) | {""}, nodes
+    ordered: list[Node] = []
+    while waiting:
+        late: list[Node] = []
+        for node in waiting:
+            if all(name in ready for name in (*node.inputs, *node.captured)):
+                ordered.append(node)
+                ready.update(node.outputs)
+            else:
+                late.append(node)
+        if len(late) == len(waiting):
+            missing = [n for n in (*late[0].inputs, *late[0].captured) if n not in ready]
+            raise InputError(
+                f"{late[0]} reads '{missing[0]}', which nothing in the graph computes",
+                where=str(model.path),
+                hint="check the file with onnx.checker and export it again",
+            )
+        waiting = late
+    return [_with_index(node, index) for index, node in enumerate(ordered)]
+
+
+def _with_index(node: Node, index: int) -> Node:
+    return Node(
+        index, node.name, node.op_type, node.domain, node.inputs, node.outputs,
+        node.attributes, node.captured, node.proto,
+    )  # fmt: skip

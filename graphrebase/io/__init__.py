@@ -1,0 +1,10 @@
+"""Reading and writing ONNX files without holding their weights in memory."""
+
+from __future__ import annotations
+
+from graphrebase.io.compare import structure_difference
+from graphrebase.io.reader import Model, read_model
+from graphrebase.io.tensors import TensorRef
+from graphrebase.io.writer import write_model
+
+__all__ = ["Model", "TensorRef", "read_model", "structure_difference", "write_model"]

@@ -1,0 +1,12 @@
+"""Operator rules, one module per family; importing this package fills the registry."""
+
+from graphrebase.symmetry.rules import (
+    attention,
+    contraction,
+    elementwise,
+    gather,
+    layout,
+    normalization,
+)
+
+__all__ = ["attention", "contraction", "elementwise", "gather", "layout", "normalization"]

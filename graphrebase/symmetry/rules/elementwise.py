@@ -1,0 +1,62 @@
+"""Rules of element-wise operators: every index keeps its place, operands broadcast."""
+
+from __future__ import annotations
+
+from graphrebase.symmetry.axes import leaf
+from graphrebase.symmetry.registry import Axes, Context, dim_reason, rule
+from graphrebase.symmetry.axes import frozen
+from graphrebase.graph.shapes import is_static
+
+
+@rule(
+    *("Add", "And", "BitShift", "Clip", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
+    *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "PRelu", "Sub", "Sum"),
+    *("Where", "Xor"),
+)
+def broadcast(context: Context) -> list[Axes]:
+    """Unify the operands' axes, right-aligned."""
+    return [context.broadcast([a for a in context.inputs if a is not None])]
+
+
+@rule(
+    *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Elu", "Erf", "Exp", "Floor", "Gelu"),
+    *("HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg"),
+    *("Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign"),
+    *("Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
+)
+@rule("QuickGelu", "Gelu", domain="com.microsoft")
+def unary(context: Context) -> list[Axes]:
+    """Keep every axis."""
+    return [list(context.axes(0))]
+
+
+@rule("BiasGelu", "FastGelu", domain="com.microsoft")
+def biased_activation(context: Context) -> list[Axes]:
+    """Add an optional bias and apply the activation."""
+    return [context.broadcast([a for a in context.inputs if a is not None])]
+
+
+@rule("Dropout")
+def dropout(context: Context) -> list[Axes]:
+    """Keep every axis; the mask has the same ones."""
+    return [list(context.axes(0)) for _ in context.node.outputs]
+
+
+@rule("Sin", "Cos")
+def rotary_table(context: Context) -> list[Axes]:
+    """Freeze: these tables encode positions, whose frequencies mean the same in every model."""
+    for axis in context.axes(0):
+        context.solver.freeze(axis, "rotary pairs: frequencies keep their place")
+    return [list(context.axes(0))]
+
+
+@rule("ConstantOfShape", "Range", "Shape", "Size")
+def computed(context: Context) -> list[Axes]:
+    """Return axes that no weight has; equal values may be permuted freely."""
+    copies = context.node.op_type == "ConstantOfShape"
+    return [
+        [
+            leaf(d[0], copies=True) if copies and is_static(d) and d[0] > 1 else frozen(d, dim_reason(d))
+            for d in context.dims()
+        ]
+    ]

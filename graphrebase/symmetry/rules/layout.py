@@ -1,0 +1,256 @@
+"""Rules of operators that only rearrange: Reshape, Transpose, Concat, Split, Expand and kin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphrebase.graph import Dim
+from graphrebase.graph.shapes import is_static
+from graphrebase.symmetry.axes import (
+    UNIT,
+    Axis,
+    Frozen,
+    Leaf,
+    common_refinement,
+    concatenation,
+    fibre,
+    frozen,
+    leaf,
+    product,
+)
+from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
+
+
+@rule("Reshape", "Flatten")
+def reshape(context: Context) -> list[Axes]:
+    """Regroup the row-major factors of all axes; a leaf is split into a grid where needed."""
+    return [regroup(context, context.axes(0), context.dims())]
+
+
+def regroup(context: Context, axes: Sequence[Axis], dims: Sequence[Dim]) -> Axes:
+    """Return the axes of a tensor reshaped to ``dims``."""
+    solver = context.solver
+    flat = [f for axis in axes for f in solver.factors(axis) if f.size != UNIT]
+    wanted = [d for d in dims if d != UNIT]
+    sizes = common_refinement([f.size for f in flat], wanted)
+    if sizes is None:
+        for axis in axes:
+            solver.freeze(axis, "regrouped by Reshape across its factors")
+        return [frozen(d, "regrouped by Reshape across its factors") for d in dims]
+    fine = solver.refine(flat, sizes)
+    result: Axes = []
+    for dim in dims:
+        if dim == UNIT:
+            result.append(frozen(UNIT, "size 1"))
+            continue
+        group: list[Axis] = []
+        reached = UNIT
+        while reached != dim:
+            factor = fine.pop(0)
+            reached = (reached[0] * factor.size[0], reached[1] * factor.size[1])
+            group.append(_freed(group[-1], factor) if group else factor)
+        result.append(product(group))
+    return result
+
+
+def _freed(outer: Axis, factor: Axis) -> Axis:
+    """Let copies (heads repeated for a key-value group) be permuted apart in every group."""
+    form = factor.form
+    if isinstance(form, Leaf) and form.copies and is_static(outer.size):
+        return fibre(outer, [leaf(factor.length, copies=True) for _ in range(outer.length)])
+    return factor
+
+
+@rule("Transpose")
+def transpose(context: Context) -> list[Axes]:
+    """Reorder the axes."""
+    axes = context.axes(0)
+    order = context.node.attributes.get("perm", range(len(axes) - 1, -1, -1))
+    return [[axes[i] for i in order]]
+
+
+@rule("Squeeze")
+def squeeze(context: Context) -> list[Axes]:
+    """Drop axes of size 1."""
+    axes = context.axes(0)
+    given = context.ints(1, "axes")
+    if given is None:
+        return [[a for a in axes if a.size != UNIT]]
+    dropped = {a % len(axes) for a in given}
+    return [[a for i, a in enumerate(axes) if i not in dropped]]
+
+
+@rule("Unsqueeze")
+def unsqueeze(context: Context) -> list[Axes]:
+    """Insert axes of size 1."""
+    rest = list(context.axes(0))
+    given = context.ints(1, "axes") or []
+    rank = len(rest) + len(given)
+    added = {a % rank for a in given}
+    return [[frozen(UNIT, "size 1") if i in added else rest.pop(0) for i in range(rank)]]
+
+
+@rule("Expand")
+def expand(context: Context) -> list[Axes]:
+    """Repeat axes of size 1; the copies are equal, so they may be permuted freely."""
+    return [_grown(context.axes(0), context.dims())]
+
+
+def _grown(axes: Sequence[Axis], dims: Sequence[Dim]) -> Axes:
+    padded: list[Axis | None] = [None] * (len(dims) - len(axes))
+    padded.extend(axes)
+    return [
+        axis if axis is not None and axis.size == dim else _copies(dim)
+        for axis, dim in zip(padded, dims, strict=True)
+    ]
+
+
+def _copies(dim: Dim) -> Axis:
+    return leaf(dim[0], copies=True) if is_static(dim) and dim != UNIT else frozen(dim, "repeated")
+
+
+@rule("Tile")
+def tile(context: Context) -> list[Axes]:
+    """Repeat whole axes: a grid of copies."""
+    result: Axes = []
+    for axis, dim in zip(context.axes(0), context.dims(), strict=True):
+        if axis.size == dim:
+            result.append(axis)
+        else:
+            times = (dim[0] // axis.size[0], dim[1] // axis.size[1])
+            result.append(product([_copies(times), axis]))
+    return [result]
+
+
+@rule("Concat")
+def concat(context: Context) -> list[Axes]:
+    """Join one axis, unify the others."""
+    operands = [context.axes(i) for i in range(len(context.node.inputs))]
+    rank = len(operands[0])
+    axis = context.node.attributes["axis"] % rank
+    joint = context.broadcast([[a for i, a in enumerate(o) if i != axis] for o in operands])
+    parts = [o[axis] for o in operands]
+    joined = concatenation(parts)
+    if all(isinstance(p.form, Frozen) for p in parts):
+        joined = frozen(joined.size, parts[0].form.reason)  # type: ignore[union-attr]
+    joint.insert(axis, joined)
+    return [joint]
+
+
+@rule("Split")
+def split(context: Context) -> list[Axes]:
+    """Cut one axis into consecutive parts."""
+    axes = context.axes(0)
+    axis = context.node.attributes.get("axis", 0) % len(axes)
+    sizes = [context.dims(i)[axis] for i in range(len(context.node.outputs))]
+    return cut(context, axes, axis, sizes)
+
+
+def cut(context: Context, axes: Sequence[Axis], axis: int, sizes: Sequence[Dim]) -> list[Axes]:
+    """Return the axes of the consecutive parts of a tensor along one axis."""
+    solver = context.solver
+    parts = solver.parts(axes[axis], sizes)
+    results: list[Axes] = []
+    start = 0
+    for part in parts:
+        rest = [
+            part if i == axis else solver.restrict(a, axes[axis], start, part)
+            for i, a in enumerate(axes)
+        ]
+        results.append(rest)
+        start += part.length
+    return results
+
+
+@rule("Slice")
+def slice_rule(context: Context) -> list[Axes]:
+    """Cut out a static range, or every n-th index; a dynamic range freezes its axis."""
+    axes = list(context.axes(0))
+    dims = context.dims()
+    bounds = _bounds(context, len(axes))
+    for axis, (starts, steps) in bounds.items():
+        whole, size = axes[axis], dims[axis]
+        if whole.size == size and steps == (1, 1):
+            continue
+        axes = _sliced(context, axes, axis, starts, steps, size)
+    return [axes]
+
+
+def _bounds(context: Context, rank: int) -> dict[int, tuple[Dim | None, Dim]]:
+    """Return start and step under both probes for every sliced axis."""
+    node = context.node
+    if "starts" in node.attributes:
+        starts = [(int(s), int(s)) for s in node.attributes["starts"]]
+    else:
+        pair = context.values(1)
+        if pair is None:
+            starts = []
+        else:
+            starts = [
+                (int(a), int(b))
+                for a, b in zip(np_list(pair[0]), np_list(pair[1]), strict=True)
+            ]
+    chosen = context.ints(3, "axes")
+    count = len(chosen) if chosen is not None else max(len(starts), 1)
+    axes = chosen if chosen is not None else list(range(count))
+    steps = context.ints(4, "steps") or [1] * count
+    filled: Sequence[Dim | None] = starts or [None] * count
+    return {
+        a % rank: (start, (step, step)) for a, start, step in zip(axes, filled, steps, strict=True)
+    }
+
+
+def np_list(values: object) -> list[int]:
+    """Return an integer array of any rank as a flat list."""
+    import numpy as np
+
+    return [int(v) for v in np.atleast_1d(np.asarray(values)).reshape(-1)]
+
+
+def _sliced(
+    context: Context, axes: Axes, axis: int, start: Dim | None, step: Dim, size: Dim
+) -> Axes:
+    whole, solver = axes[axis], context.solver
+    if not (is_static(whole.size) and is_static(size) and start and is_static(start)):
+        solver.freeze(whole, "sliced at a dynamic bound")
+        return [frozen(size, "sliced at a dynamic bound") if i == axis else a for i, a in enumerate(axes)]
+    length, first, stride = whole.length, start[0], step[0]
+    first = min(max(first + length if first < 0 else first, 0), length)
+    if stride == 1:
+        sizes = [n for n in (first, size[0], length - first - size[0])]
+        parts = cut(context, axes, axis, [(n, n) for n in sizes if n])
+        return parts[1 if first else 0]
+    if stride > 1 and length % stride == 0 and first < stride:
+        outer = (length // stride, length // stride)
+        factors = solver.refine(solver.factors(whole), [outer, step])
+        if len(factors) == 2:
+            solver.freeze(factors[1], "every n-th index is taken")
+            return [factors[0] if i == axis else a for i, a in enumerate(axes)]
+    solver.freeze(whole, "reordered by a Slice")
+    return [frozen(size, "reordered by a Slice") if i == axis else a for i, a in enumerate(axes)]
+
+
+@rule("Pad")
+def pad(context: Context) -> list[Axes]:
+    """Freeze the padded axes, keep the others."""
+    axes = context.axes(0)
+    dims = context.dims()
+    result: Axes = []
+    for axis, dim in zip(axes, dims, strict=True):
+        if axis.size == dim:
+            result.append(axis)
+        else:
+            context.solver.freeze(axis, "padded")
+            result.append(frozen(dim, "padded"))
+    return [result]
+
+
+@rule("Trilu")
+def trilu(context: Context) -> list[Axes]:
+    """Freeze the two axes whose order makes the triangle."""
+    axes = context.axes(0)
+    if len(axes) < 2:
+        raise CannotFollow("Trilu of a vector")
+    for axis in axes[-2:]:
+        context.solver.freeze(axis, "triangular mask")
+    return [list(axes)]

@@ -1,0 +1,364 @@
+"""Run the operator rules over a graph and read off the symmetry groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphrebase.graph import Dim, Graph, Node, ShapeTable, infer_shapes
+from graphrebase.graph.shapes import input_dims, is_static
+from graphrebase.symmetry import rules as _rules
+from graphrebase.symmetry.axes import (
+    UNIT,
+    Axis,
+    Fibre,
+    Frozen,
+    Leaf,
+    Solver,
+    children,
+    frozen,
+    leaf,
+    leaves,
+)
+from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, unfollowed
+
+assert _rules
+
+#: Kinds of interface axes that may be freed.
+FREE_KINDS = ("latent", "state")
+
+#: A tensor read in several places is tested for equal values up to this many elements.
+_UNIFORM_LIMIT = 1 << 16
+
+#: Key of one use of a constant: (node index, input position).
+Use = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One axis of one constant that moves with a group. Several leaves may lie on it."""
+
+    tensor: str
+    axis: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """A set of indices that may be permuted together without changing the function.
+
+    A group inside each head has one leaf per head (``count``), all of the same ``size``.
+
+    Attributes:
+        leaves: the free axes; one, or one per index of ``over``.
+        over: the axis (a head axis) whose index selects the leaf, or None.
+        members: every (constant, axis) that must move together.
+    """
+
+    leaves: tuple[Axis, ...]
+    over: Axis | None
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        """Return the number of interchangeable indices."""
+        return self.leaves[0].length
+
+    @property
+    def count(self) -> int:
+        """Return how many independent permutations the group has."""
+        return len(self.leaves)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenAxis:
+    """An axis of a constant, or a part of it, that must keep its order."""
+
+    tensor: str
+    axis: int
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Symmetry:
+    """What the axis algebra proves about a graph.
+
+    Attributes:
+        values: axes of every tensor of known shape.
+        uses: axes of a constant as one node input reads it (uniform tensors constrain nothing,
+            so each use has axes of its own).
+        constants: axes of every constant that groups move.
+        uniform: shared constants with equal values, which any permutation leaves alone.
+    """
+
+    graph: Graph
+    shapes: ShapeTable
+    solver: Solver
+    values: Mapping[str, Axes]
+    uses: Mapping[Use, Axes]
+    constants: Mapping[str, Axes]
+    uniform: Set[str]
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenAxis, ...]
+    unknown_operators: Mapping[str, int]
+
+    def axes(self, node: Node, position: int) -> Axes | None:
+        """Return the axes of a node input."""
+        use = self.uses.get((node.index, position))
+        return use if use is not None else self.values.get(node.input(position))
+
+
+@dataclass(slots=True)
+class _State:
+    graph: Graph
+    shapes: ShapeTable
+    solver: Solver
+    free: Set[str]
+    values: dict[str, Axes]
+    uses: dict[Use, Axes]
+    constants: dict[str, Axes]
+    uniform: set[str]
+    scopes: list[Axes]
+    unknown: dict[str, int]
+
+
+def find_symmetry(
+    graph: Graph,
+    shapes: ShapeTable | None = None,
+    *,
+    free: Iterable[str] = (),
+    cuts: Set[Use] = frozenset(),
+) -> Symmetry:
+    """Return the symmetry groups of a graph.
+
+    Args:
+        graph: the graph.
+        shapes: its shapes, inferred here if not given.
+        free: interface axes that may move too, of ``latent`` (hidden-state outputs) and
+            ``state`` (KV-cache inputs and outputs).
+        cuts: node inputs whose axes are not tied to the node's other operands: the skips of a
+            residual stream, when each residual point has a permutation of its own.
+    """
+    table = infer_shapes(graph) if shapes is None else shapes
+    state = _State(graph, table, Solver(), frozenset(free), {}, {}, {}, set(), [], {})
+    _name_inputs(state)
+    for node in graph.nodes:
+        _apply(node, state, cuts)
+    _fix_outputs(state)
+    _close_all(state)
+    return Symmetry(
+        graph=graph,
+        shapes=table,
+        solver=state.solver,
+        values=state.values,
+        uses=state.uses,
+        constants=state.constants,
+        uniform=state.uniform,
+        groups=tuple(_groups(state)),
+        frozen=tuple(_frozen_axes(state)),
+        unknown_operators=state.unknown,
+    )
+
+
+def _name_inputs(state: _State) -> None:
+    for name, dims in input_dims(state.graph).items():
+        opaque = "state" in state.free and _is_state(name)
+        state.values[name] = [
+            leaf(d[0]) if opaque and is_static(d) and d != UNIT else frozen(d, f"input '{name}'")
+            for d in dims
+        ]
+
+
+def _is_state(name: str) -> bool:
+    return "past" in name or "present" in name or "cache" in name
+
+
+def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
+    if all(name in state.shapes.values for name in node.outputs if name):
+        for name in node.outputs:
+            dims = state.shapes.shape(name) or ()
+            state.values[name] = [frozen(d, "computed constant") for d in dims]
+        return
+    inputs = [_input_axes(node, position, state) for position in range(len(node.inputs))]
+    for position in range(len(inputs)):
+        if (node.index, position) in cuts:
+            inputs[position] = [frozen(UNIT, "cut") for _ in inputs[position] or ()]
+    context = Context(node, inputs, state.shapes, state.solver, state.scopes)
+    outputs: Sequence[Axes | None]
+    rule = RULES.get((node.domain, node.op_type))
+    try:
+        if rule is None:
+            label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            state.unknown[label] = state.unknown.get(label, 0) + 1
+            raise CannotFollow(f"operator {label} has no rule")
+        outputs = rule(context)
+        _check_sizes(context, outputs)
+    except CannotFollow as reason:
+        for name in node.captured:
+            for axis in _constant_axes(name, state) or ():
+                state.solver.freeze(axis, f"read inside a sub-graph of {node.op_type}")
+        outputs = unfollowed(context, str(reason))
+    for name, axes in zip(node.outputs, outputs, strict=False):
+        if name and axes is not None:
+            state.values[name] = axes
+            state.solver.close(axes)
+
+
+def _check_sizes(context: Context, outputs: Sequence[Axes | None]) -> None:
+    """Distrust a rule whose output sizes differ from the inferred shape."""
+    for name, axes in zip(context.node.outputs, outputs, strict=False):
+        dims: tuple[Dim, ...] | None = context.shapes.shape(name) if name else None
+        if axes is None or dims is None:
+            continue
+        if tuple(a.size for a in axes) != dims:
+            raise CannotFollow(f"{context.node.op_type} gave an unexpected shape")
+
+
+def _input_axes(node: Node, position: int, state: _State) -> Axes | None:
+    name = node.inputs[position]
+    if not name:
+        return None
+    if name in state.graph.constants:
+        axes = _constant_axes(name, state, (node.index, position))
+        state.uses[node.index, position] = axes
+        return axes
+    if name in state.graph.literals:
+        return [frozen((n, n), "constant") for n in state.graph.literals[name].shape]
+    return state.values.get(name)
+
+
+def _constant_axes(name: str, state: _State, use: Use | None = None) -> Axes:
+    ref = state.graph.constants.get(name)
+    if ref is None:
+        return state.values.get(name, [])
+    if name in state.uniform or (use is not None and _is_uniform(name, state)):
+        state.uniform.add(name)
+        return _fresh(ref.shape)
+    if name not in state.constants:
+        floating = ref.dtype.kind not in "iubSU"
+        state.constants[name] = (
+            _fresh(ref.shape) if floating else [frozen((n, n), "integer constant") for n in ref.shape]
+        )
+    return state.constants[name]
+
+
+def _fresh(shape: Sequence[int]) -> Axes:
+    return [leaf(n) if n > 1 else frozen((n, n), "size 1") for n in shape]
+
+
+def _is_uniform(name: str, state: _State) -> bool:
+    """Tell whether a constant that several nodes read holds one value only.
+
+    Exporters merge equal tensors (two fresh norm gains); that says nothing about their axes.
+    """
+    ref = state.graph.constants[name]
+    if name in state.constants or ref.dtype.kind in "iubSU" or len(state.graph.users(name)) < 2:
+        return False
+    size = int(np.prod(ref.shape, dtype=np.int64))
+    if not 1 < size <= _UNIFORM_LIMIT:
+        return False
+    values = ref.load().reshape(-1)
+    return bool((values == values[0]).all())
+
+
+def _fix_outputs(state: _State) -> None:
+    """Freeze the interface; a hidden axis that weights read again is latent, and may be freed."""
+    read = _read_axes(state) if "latent" in state.free else set[Axis]()
+    for name, source in state.graph.outputs.items():
+        for axis in state.values.get(source, ()):
+            for inner in leaves(axis):
+                latent = inner.root in read
+                if latent or ("state" in state.free and _is_state(name)):
+                    continue
+                state.solver.freeze(inner, f"output '{name}'")
+        if source in state.constants:
+            for axis in state.constants[source]:
+                state.solver.freeze(axis, f"output '{name}'")
+
+
+def _read_axes(state: _State) -> set[Axis]:
+    """Return the leaves that at least two matrices carry: hidden axes, not class scores."""
+    seen: dict[Axis, int] = {}
+    for axes in state.constants.values():
+        if len(axes) >= 2:
+            for root in {x.root for axis in axes for x in leaves(axis)}:
+                seen[root] = seen.get(root, 0) + 1
+    return {root for root, count in seen.items() if count > 1}
+
+
+def _close_all(state: _State) -> None:
+    """Close every tensor's axes until nothing changes."""
+    tensors = [
+        axes
+        for axes in (*state.values.values(), *state.constants.values(), *state.uses.values())
+        if any(is_static(a.size) and a.size != UNIT for a in axes)
+    ]
+    tensors.extend(state.scopes)
+    while True:
+        before = state.solver.changes
+        for axes in tensors:
+            state.solver.close(axes)
+        if state.solver.changes == before:
+            return
+
+
+def _placed(axis: Axis, path: tuple[str, ...], over: Axis | None) -> Iterable[tuple[Axis, tuple[str, ...], Axis | None]]:
+    """Yield every free axis with its place; the members of one fibre share a place."""
+    form = axis.form
+    if isinstance(form, Leaf):
+        yield axis.root, path, over
+    elif isinstance(form, Fibre):
+        outer = form.over.root if any(x.length > 1 for x in leaves(form.over)) else None
+        for index, member in enumerate(form.members):
+            step = f"[{index}]" if outer is None else "[]"
+            yield from _placed(member, (*path, step), outer if outer is not None else over)
+    else:
+        for index, inner in enumerate(children(form)):
+            yield from _placed(inner, (*path, str(index)), over)
+
+
+def _groups(state: _State) -> Iterable[Group]:
+    places: dict[Axis, set[tuple[str, int, tuple[str, ...]]]] = {}
+    overs: dict[Axis, Axis] = {}
+    for name, axes in state.constants.items():
+        for position, axis in enumerate(axes):
+            for offset, part in enumerate(state.solver.factors(axis)):
+                for root, path, over in _placed(part, (str(offset),), None):
+                    if root.length > 1:
+                        places.setdefault(root, set()).add((name, position, path))
+                        if over is not None:
+                            overs[root] = over
+    families: dict[object, list[Axis]] = {}
+    for root, where in places.items():
+        over = overs.get(root)
+        key = root if over is None else (over.root, root.length, frozenset(where))
+        families.setdefault(key, []).append(root)
+    for roots in families.values():
+        members = {Member(name, position) for name, position, _ in places[roots[0]]}
+        over = overs.get(roots[0])
+        yield Group(
+            leaves=tuple(roots),
+            over=None if over is None else over.root,
+            members=tuple(sorted(members, key=lambda m: (m.tensor, m.axis))),
+        )
+
+
+def _frozen_axes(state: _State) -> Iterable[FrozenAxis]:
+    for name, axes in state.constants.items():
+        if state.graph.constants[name].dtype.kind in "iubSU":
+            continue
+        for position, axis in enumerate(axes):
+            reasons = dict.fromkeys(_reasons(axis))
+            for reason in reasons:
+                if reason != "size 1":
+                    yield FrozenAxis(name, position, axis.length, reason)
+
+
+def _reasons(axis: Axis) -> Iterable[str]:
+    form = axis.form
+    if isinstance(form, Frozen):
+        yield form.reason
+    for inner in children(form):
+        yield from _reasons(inner)

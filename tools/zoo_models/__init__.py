@@ -1,0 +1,1 @@
+"""Tiny random transformers: modules, exporters and their hand-written structure."""

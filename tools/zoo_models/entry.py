@@ -1,0 +1,115 @@
+"""Entries of the zoo on disk: their names, files and freshness. Needs no torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo_models.nominal import NOMINAL, Nominal
+
+EXPORTERS: Mapping[str, int] = {"ts14": 14, "ts17": 17, "dy18": 18, "dy23": 23}  # name: opset
+ATTENTION = ("eager", "sdpa")
+Arrays = dict[str, np.ndarray]
+
+
+class ZooUnavailable(Exception):
+    """The combination cannot be exported; the message is the exporter's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZooEntry:
+    """One exported model with two sets of inputs and the outputs that torch computed.
+
+    `path` is the model; `inputs` and `outputs` map `small` and `large` to arrays by the names of
+    the graph inputs and outputs; `nominal` is the structure by hand; `info` the stored record
+    (`runs`: accepted by onnxruntime on CPU, `why_not`, `error`: largest difference from torch
+    relative to the output scale).
+    """
+
+    name: str
+    path: Path
+    inputs: Mapping[str, Arrays]
+    outputs: Mapping[str, Arrays]
+    nominal: Nominal
+    info: Mapping[str, Any]
+
+
+def names() -> Iterator[str]:
+    """Yield the name of every entry, `FAMILY-EXPORTER-ATTENTION`."""
+    for family in NOMINAL:
+        for exporter in EXPORTERS:
+            for attention in ATTENTION:
+                if attention == "eager" or not family.endswith("-fresh"):
+                    yield f"{family}-{exporter}-{attention}"
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Return the family, exporter and attention of an entry's name.
+
+    Raises:
+        KeyError: there is no such entry.
+    """
+    if name not in set(names()):
+        raise KeyError(f"no zoo entry {name!r}; tools/zoo.py --list shows all")
+    family, exporter, attention = name.rsplit("-", 2)
+    return family, exporter, attention
+
+
+@functools.cache
+def builder_key() -> str:
+    """Return a hash of what decides the models: builder source and library versions."""
+    digest = hashlib.sha256()
+    for source in ("modules.py", "exporting.py", "builder.py"):
+        digest.update(Path(__file__).with_name(source).read_bytes())
+    for library in ("torch", "transformers", "onnx", "onnxscript"):
+        digest.update(f"{library} {version(library)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def record_path(name: str, folder: Path) -> Path:
+    """Return where the JSON record of an entry lies."""
+    return folder / f"{name}.json"
+
+
+def load(name: str, folder: Path) -> ZooEntry | None:
+    """Return a stored entry, or None if it is missing or older than its builder.
+
+    Raises:
+        KeyError: there is no such entry.
+        ZooUnavailable: it was tried, and cannot be exported.
+    """
+    family, _, _ = split_name(name)
+    try:
+        info = json.loads(record_path(name, folder).read_text())
+    except (OSError, ValueError):
+        return None
+    if info["builder"] != builder_key():
+        return None
+    if info["failure"]:
+        raise ZooUnavailable(f"{name}: {info['failure']}")
+    return ZooEntry(
+        name,
+        folder / f"{name}.onnx",
+        _read(folder / f"{name}.inputs.npz"),
+        _read(folder / f"{name}.outputs.npz"),
+        NOMINAL[family],
+        info,
+    )
+
+
+def _read(path: Path) -> dict[str, Arrays]:
+    """Read an archive of `size/name` arrays."""
+    sizes: dict[str, Arrays] = {"small": {}, "large": {}}
+    with np.load(path) as archive:
+        for key in archive:
+            size, _, name = key.partition("/")
+            sizes[size][name] = archive[key]
+    return sizes
