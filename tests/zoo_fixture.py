@@ -6,13 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 from filelock import FileLock
 from zoo_models.entry import ZooEntry, ZooUnavailable, load, names
 
 __all__ = ["ZooEntry", "ZooUnavailable", "names", "zoo_folder", "zoo_model"]
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def zoo_folder() -> Path:

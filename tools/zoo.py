@@ -1,7 +1,8 @@
 """The model zoo: tiny random exported transformers for tests and development.
 
 `python tools/zoo.py --list` names every entry; `python tools/zoo.py build [--only PATTERN]
-[--out DIR]` builds them. As a library: `build`, `build_pair`, `make_module`, `export`.
+[--out DIR]` builds them. As a library, with `tools` on the import path:
+`build`, `build_pair`, `make_module`, `export`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from zoo_models.builder import Pair, build, build_pair
+from zoo_models.entry import ZooEntry, ZooUnavailable, load, names
+from zoo_models.exporting import export
+from zoo_models.modules import make_module
 
-from zoo_models.entry import ZooUnavailable, load, names
+__all__ = ["Pair", "ZooEntry", "build", "build_pair", "export", "make_module", "names"]
 
 CACHE = Path(__file__).resolve().parent.parent / ".zoo"
 
@@ -31,8 +35,6 @@ def write_manifest(folder: Path) -> Path:
 
 def build_all(pattern: str, folder: Path, *, force: bool) -> int:
     """Build the entries that match `pattern` and are not up to date; return an exit code."""
-    from zoo_models.builder import build  # needs torch, which takes seconds to import
-
     chosen = [name for name in names() if fnmatch.fnmatch(name, pattern)]
     if not chosen:
         print(f"no entry matches {pattern!r}; --list shows all", file=sys.stderr)

@@ -44,7 +44,7 @@ def best_permutation(similarity: NDArray[Any]) -> IndexArray:
     best = values.argmax(axis=1)
     distinct = np.unique(best).size
     if distinct == len(values):
-        return best.astype(np.int64)
+        return np.asarray(best, dtype=np.int64)
     if len(values) >= SMALL and distinct < NEAR_SOLVED * len(values):
         values = values - column_potentials(values)
     return _solver()(-values)
@@ -90,7 +90,7 @@ def _solver() -> Solver:
 
 def solve_scipy(cost: FloatArray) -> IndexArray:
     """Return the optimal column of each row of a cost matrix (n, n), by scipy."""
-    return linear_sum_assignment(cost)[1].astype(np.int64)
+    return np.asarray(linear_sum_assignment(cost)[1], dtype=np.int64)
 
 
 def solve_lapx(cost: FloatArray) -> IndexArray:

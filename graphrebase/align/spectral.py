@@ -35,7 +35,7 @@ def singular_values(matrices: NDArray[Any]) -> FloatArray:
     x = np.asarray(matrices, dtype=np.float64)
     y = np.swapaxes(x, -1, -2)
     gram = x @ y if x.shape[-2] <= x.shape[-1] else y @ x
-    return np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None))
+    return np.asarray(np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None)), dtype=np.float64)
 
 
 def match_heads(evidence: Evidence, *, with_bias: bool = True) -> dict[str, IndexArray]:

@@ -32,6 +32,7 @@ _PAYLOAD = (
     "double_data",
     "uint64_data",
 )
+_SINGLE = (Message, str, bytes, int, float)
 _OWN_METADATA = "graphrebase"
 
 
@@ -70,7 +71,7 @@ def _normal(model: Model) -> ModelProto:
         if node.op_type == "Constant" and node.output and node.output[0] in model.tensors:
             weights += [item.t for item in node.attribute if item.name == "value"]
     for tensor in weights:
-        for field in _PAYLOAD:
+        for field in (*_PAYLOAD, "data_location"):
             tensor.ClearField(field)
     for tensor in _tensors(proto):
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -91,9 +92,7 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
 
 def _items(value: Any) -> list[Any]:
     """Return the values of a field, repeated or not."""
-    if isinstance(value, (Message, str, bytes, int, float)):
-        return [value]
-    return list(value)
+    return [value] if isinstance(value, _SINGLE) else list(value)
 
 
 def _message_lines(where: str, a: Message, b: Message) -> Iterator[str]:
@@ -108,15 +107,12 @@ def _message_lines(where: str, a: Message, b: Message) -> Iterator[str]:
 
 def _field_lines(where: str, a: Any, b: Any) -> Iterator[str]:
     """Yield the differences of one field; None stands for an absent one."""
-    if a is None or b is None:
-        yield f"{where}: {_show(a)} against {_show(b)}"
-    elif isinstance(a, Message):
+    if not isinstance(b if a is None else a, _SINGLE):
+        yield from _repeated_lines(where, list(a or ()), list(b or ()))
+    elif isinstance(a, Message) and isinstance(b, Message):
         yield from _message_lines(where, a, b)
-    elif isinstance(a, (str, bytes, int, float)):
-        if repr(a) != repr(b):  # NaN equals itself here
-            yield f"{where}: {_show(a)} against {_show(b)}"
-    else:
-        yield from _repeated_lines(where, list(a), list(b))
+    elif repr(a) != repr(b):  # NaN equals itself here
+        yield f"{where}: {_show(a)} against {_show(b)}"
 
 
 def _repeated_lines(where: str, a: list[Any], b: list[Any]) -> Iterator[str]:
@@ -154,7 +150,7 @@ def _show(value: Any) -> str:
     if isinstance(value, Message):
         name = type(value).__name__
         return f"{getattr(value, 'op_type', '')} node".lstrip() if name == "NodeProto" else name
-    text = repr(value) if isinstance(value, (str, bytes, int, float)) else f"{len(value)} items"
+    text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -144,9 +143,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     external, data_files = _external_ranges(path, layout)
     sites = _main_sites(path, layout)
     storages = {id(item.site): item.storage for item in external}
-    tensors = {
-        name: _reference(path, site, storages.get(id(site))) for name, site in sites.items()
-    }
+    tensors = {name: _reference(path, site, storages.get(id(site))) for name, site in sites.items()}
     stamps = {path: Stamp.of(status)}
     stamps |= {file: Stamp.of(file.stat()) for file in data_files.values()}
     return Model(
@@ -204,9 +201,7 @@ def _external_ranges(
     return tuple(ranges), files
 
 
-def _external_storage(
-    site: TensorSite, keys: Mapping[str, str], file: Path, where: str
-) -> Storage:
+def _external_storage(site: TensorSite, keys: Mapping[str, str], file: Path, where: str) -> Storage:
     """Return the range of a tensor in ``file``, checked against the file's size."""
     size = file.stat().st_size
     numbers = {}
@@ -244,7 +239,7 @@ def _reference(path: Path, site: TensorSite, external: Storage | None) -> Tensor
     found, expected = storage.length, stored_bytes(dtype, count)
     if dtype.kind == "O" and external is not None:
         raise InputError("strings cannot be external data", where=where)
-    if external is None and RAW_DATA not in site.payload_fields:
+    if external is None and (RAW_DATA not in site.payload_fields or dtype.kind == "O"):
         number, expected = typed_values(site.data_type, count)
         found = site.count
         if site.payload_fields - {number}:

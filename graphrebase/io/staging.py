@@ -9,9 +9,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
+from typing import Self
 
 from graphrebase.errors import OutputError
 
@@ -49,7 +47,7 @@ class StagedFile:
             self._descriptor = os.open(self.path, flags, 0o666)
         self._is_open = True
 
-    def write(self, data: bytes | np.ndarray[Any, Any]) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append all of ``data``.
 
         Raises:

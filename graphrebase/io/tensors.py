@@ -211,7 +211,9 @@ def _non_finite(values: Array) -> dict[str, int]:
     if not _is_inexact(values.dtype) or np.isfinite(values).all():
         return {}
     odd = values[~np.isfinite(values)]
-    wide = odd if odd.dtype.kind == "c" else odd.astype(np.float64)
+    if odd.dtype.kind == "c":
+        return {"nan": odd.size}
+    wide = odd.astype(np.float64)
     kinds = {"nan": np.isnan(wide), "inf": wide == np.inf, "-inf": wide == -np.inf}
     return {name: int(hits.sum()) for name, hits in kinds.items() if hits.any()}
 

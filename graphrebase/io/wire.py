@@ -28,7 +28,7 @@ class Data(Protocol):
     def __getitem__(self, index: int, /) -> int: ...
     @overload
     def __getitem__(self, index: slice, /) -> bytes: ...
-    def __len__(self) -> int: ...
+    def __len__(self) -> int: ...  # noqa: D105
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ def read_varint(data: Data, at: int, end: int) -> tuple[int, int]:
     Raises:
         WireError: it runs past ``end`` or over ten bytes.
     """
+    if at < end and (byte := data[at]) < 0x80:  # nearly all of them
+        return byte, at + 1
     value = shift = 0
     for position in range(at, min(end, at + _MAX_VARINT_BYTES)):
         byte = data[position]

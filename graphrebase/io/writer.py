@@ -248,7 +248,7 @@ def _write(
 def _write_payload(file: StagedFile, ref: TensorRef, values: Callable[[], Array]) -> None:
     """Call ``values`` and write what it returns; nothing of it outlives this call."""
     for chunk in encode(ref, values()):
-        file.write(chunk)
+        file.write(chunk.data)
 
 
 def _read(source: Path, piece: Copy) -> Iterator[bytes]:

@@ -87,6 +87,9 @@ def load(name: str, folder: Path) -> ZooEntry | None:
         ZooUnavailable: it was tried, and cannot be exported.
     """
     family, _, _ = split_name(name)
+    model, inputs, outputs = (
+        folder / f"{name}{end}" for end in (".onnx", ".inputs.npz", ".outputs.npz")
+    )
     try:
         info = json.loads(record_path(name, folder).read_text())
     except (OSError, ValueError):
@@ -95,14 +98,9 @@ def load(name: str, folder: Path) -> ZooEntry | None:
         return None
     if info["failure"]:
         raise ZooUnavailable(f"{name}: {info['failure']}")
-    return ZooEntry(
-        name,
-        folder / f"{name}.onnx",
-        _read(folder / f"{name}.inputs.npz"),
-        _read(folder / f"{name}.outputs.npz"),
-        NOMINAL[family],
-        info,
-    )
+    if not (model.exists() and inputs.exists() and outputs.exists()):
+        return None
+    return ZooEntry(name, model, _read(inputs), _read(outputs), NOMINAL[family], info)
 
 
 def _read(path: Path) -> dict[str, Arrays]:

@@ -49,11 +49,14 @@ def dynamic_axes(family: str, exporter: str) -> dict[str, dict[int, str]]:
 def set_attention(module: Zoo, attention: str) -> None:
     """Choose how `module` computes attention: `eager` (MatMul, Softmax) or `sdpa` (fused)."""
     if not isinstance(module, Encoder):
-        module.model.set_attn_implementation(attention)
+        model: Any = module.model
+        model.set_attn_implementation(attention)
         return
-    for layer in module.model.layers:
-        attend = type(layer.self_attn).forward.__get__(layer.self_attn)
-        layer.self_attn.forward = _with_weights(attend) if attention == "eager" else attend
+    for part in module.modules():
+        if isinstance(part, torch.nn.MultiheadAttention):
+            attend = type(part).forward.__get__(part)
+            chosen = _with_weights(attend) if attention == "eager" else attend
+            part.forward = chosen  # type: ignore[method-assign]
 
 
 def _with_weights(attend: Any) -> Any:

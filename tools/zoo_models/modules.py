@@ -310,12 +310,12 @@ def sample_inputs(family: str, batch: int, sequence: int, *, seed: int = 0, pad:
         ids[-1, -1 - pad], ids[-1, -pad:], mask[-1, -pad:] = END_OF_TEXT, 1, 0
     images = batch + 1 if family == "clip" else batch  # not as many images as texts
     features = (sequence, batch) if family.startswith("encoder-sf") else (batch, sequence)
-    known = {
+    types = np.zeros((batch, sequence), np.int64)
+    types[:, sequence // 2 :] = 1
+    known: Arrays = {
         "input_ids": ids,
         "attention_mask": mask,
-        "token_type_ids": (np.arange(sequence) >= sequence // 2).astype(np.int64)[None].repeat(
-            batch, axis=0
-        ),
+        "token_type_ids": types,
         "pixel_values": rng.standard_normal((images, 3, IMAGE, IMAGE)).astype(np.float32),
         "src": rng.standard_normal((*features, FEATURES)).astype(np.float32),
     }

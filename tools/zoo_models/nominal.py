@@ -87,7 +87,9 @@ _GPT2 = Nominal(
 _LM = Nominal((_LLAMA,), (_VOCABULARY,), notes=("rotary pairs: no head_qk",))
 _VIT = Nominal((replace(_VISION, latent=True),), (_PATCH, _POSITIONS, _LATENT, _POOLER))
 _ENCODERS = Nominal(
-    (_ENCODER,), ("input features", _LABELS), notes=("packed q/k/v in one MatMul",)
+    (_ENCODER,),
+    ("input features", _LABELS),
+    notes=("packed q/k/v in one MatMul",),
 )
 
 NOMINAL: Mapping[str, Nominal] = {

@@ -1,0 +1,17 @@
+"""Structure: attention, MLP, norms and embeddings labelled, weights read as canonical arrays."""
+
+from graphrebase.structure.blocks import Attention, Mlp
+from graphrebase.structure.model import RESIDUAL_MODES, Skip, Structure, find_structure
+from graphrebase.structure.roles import Role
+from graphrebase.structure.views import View
+
+__all__ = [
+    "RESIDUAL_MODES",
+    "Attention",
+    "Mlp",
+    "Role",
+    "Skip",
+    "Structure",
+    "View",
+    "find_structure",
+]

@@ -1,0 +1,113 @@
+"""Linear maps: MatMul, Gemm and Conv with a constant weight, with the bias that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from graphrebase.graph import Graph, Node, ShapeTable
+from graphrebase.structure.views import View, constant_view
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear map x' = W x + b.
+
+    Attributes:
+        node: the contraction.
+        weight: view of W as (out, in); for a convolution (out, channels * taps).
+        bias: view of b (out,), or None.
+        input: value that is read.
+        product: value the contraction computes, before a separate bias Add.
+        output: value after the bias.
+        weight_slot: input position of W.
+    """
+
+    node: Node
+    weight: View
+    bias: View | None
+    input: str
+    product: str
+    output: str
+    weight_slot: int
+
+    @property
+    def out_width(self) -> int:
+        """Return the number of outputs."""
+        return self.weight.shape[0]
+
+    @property
+    def in_width(self) -> int:
+        """Return the number of inputs."""
+        return self.weight.shape[1]
+
+
+def find_linears(graph: Graph, shapes: ShapeTable) -> list[Linear]:
+    """Return every linear map of a graph, in topological order."""
+    makers = {"MatMul": _from_matmul, "Gemm": _from_gemm, "Conv": _from_conv}
+    found = []
+    for node in graph.nodes:
+        maker = makers.get(node.op_type)
+        linear = maker(graph, shapes, node) if maker and not node.domain else None
+        if linear is not None:
+            found.append(linear)
+    return found
+
+
+def _from_matmul(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
+    for slot, other in ((1, 0), (0, 1)):
+        view = constant_view(graph, shapes, node.inputs[slot])
+        if view is None or len(view.shape) != 2 or graph.is_constant(node.inputs[other]):
+            continue
+        if slot == 0:
+            return None  # W x on the left (rare): the columns of x are positions
+        weight = replace(view, transposed=not view.transposed, shape=view.shape[::-1])
+        bias, output = _following_bias(graph, shapes, node.outputs[0], weight.shape[0])
+        return Linear(node, weight, bias, node.inputs[0], node.outputs[0], output, 1)
+    return None
+
+
+def _from_gemm(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
+    view = constant_view(graph, shapes, node.inputs[1])
+    if view is None or len(view.shape) != 2 or node.attributes.get("transA"):
+        return None
+    if not node.attributes.get("transB"):
+        view = replace(view, transposed=not view.transposed, shape=view.shape[::-1])
+    bias = constant_view(graph, shapes, node.input(2)) if node.input(2) else None
+    if bias is not None and bias.shape != (view.shape[0],):
+        bias = None
+    return Linear(node, view, bias, node.inputs[0], node.outputs[0], node.outputs[0], 1)
+
+
+def _from_conv(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
+    view = constant_view(graph, shapes, node.inputs[1])
+    if view is None or node.attributes.get("group", 1) != 1:
+        return None
+    bias = constant_view(graph, shapes, node.input(2)) if node.input(2) else None
+    weight = view.shaped((view.shape[0], int(np.prod(view.shape[1:]))))
+    return Linear(node, weight, bias, node.inputs[0], node.outputs[0], node.outputs[0], 1)
+
+
+def _following_bias(
+    graph: Graph, shapes: ShapeTable, product: str, width: int
+) -> tuple[View | None, str]:
+    """Return the bias added to a product, in either operand order, and the sum's name."""
+    users = graph.users(product)
+    if len(users) == 1 and users[0].node.op_type == "Add":
+        node = users[0].node
+        other = node.inputs[1 - users[0].position]
+        view = constant_view(graph, shapes, other)
+        if view is not None and int(np.prod(view.shape)) == width and view.shape[-1:] == (width,):
+            return view.shaped((width,)), node.outputs[0]
+    return None, product
+
+
+def by_output(linears: Iterable[Linear]) -> dict[str, Linear]:
+    """Return the linear map that computes each value, with and without its bias."""
+    found: dict[str, Linear] = {}
+    for linear in linears:
+        found[linear.product] = linear
+        found[linear.output] = linear
+    return found

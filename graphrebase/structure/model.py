@@ -1,0 +1,281 @@
+"""The structure of one model: blocks, roles and spaces, from the graph to what methods align."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphrebase.align import Space
+from graphrebase.errors import UsageError
+from graphrebase.graph import Graph, ShapeTable, build_graph, infer_shapes
+from graphrebase.graph.pattern import Match, NearMiss, Scene
+from graphrebase.io import Model
+from graphrebase.structure import roles as _roles
+from graphrebase.structure.blocks import (
+    Attention,
+    Mlp,
+    find_attention,
+    find_matches,
+    find_mlps,
+)
+from graphrebase.structure.linear import Linear, find_linears
+from graphrebase.structure.roles import Role, SpaceTable
+from graphrebase.symmetry import Symmetry, find_symmetry
+from graphrebase.symmetry.axes import Axis
+
+RESIDUAL_MODES = ("per-point", "shared")
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A skip edge of the residual stream, where a per-point alignment changes the basis.
+
+    Attributes:
+        node: name of the Add's output.
+        position: the Add's input that passes by.
+        before, after: spaces on both sides.
+    """
+
+    node: str
+    position: int
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What graphrebase understands of a model.
+
+    Attributes:
+        model: the file.
+        graph: its view.
+        symmetry: groups with every residual connection intact: what the graph itself allows.
+        blocks: attention layers and MLPs in the order of the residual stream.
+        norms: normalisations in topological order.
+        near_misses: idioms that almost fitted.
+        roles: canonical arrays by name, in topological order.
+        spaces: index spaces of the roles.
+        leaves: the free axes of ``space_symmetry`` behind every space.
+        fixed: head spaces that must keep their order.
+        space_symmetry: the algebra the spaces come from (skips cut for ``per-point``).
+        skips: skip edges, empty for ``shared``.
+    """
+
+    model: Model
+    graph: Graph
+    symmetry: Symmetry
+    blocks: tuple[Attention | Mlp, ...]
+    norms: tuple[Match, ...]
+    near_misses: tuple[NearMiss, ...]
+    roles: Mapping[str, Role]
+    spaces: Mapping[str, Space]
+    leaves: Mapping[str, tuple[Axis, ...]]
+    fixed: frozenset[str]
+    space_symmetry: Symmetry
+    skips: tuple[Skip, ...]
+    towers: tuple[int, ...]
+
+    @property
+    def attention(self) -> list[Attention]:
+        """Return the attention layers."""
+        return [b for b in self.blocks if isinstance(b, Attention)]
+
+    def read(self, role: str) -> np.ndarray:
+        """Return the canonical array of a role."""
+        view = self.roles[role].view
+        return view.read(self.model.tensors[view.tensor].load())
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    graph: Graph
+    shapes: ShapeTable
+    linears: Sequence[Linear]
+    blocks: tuple[Attention | Mlp, ...]
+    towers: tuple[int, ...]
+    tower_inputs: Sequence[tuple[str, ...]]
+    norms: tuple[Match, ...]
+    near_misses: tuple[NearMiss, ...]
+
+
+def find_structure(
+    model: Model, *, residual: str = "shared", free: Iterable[str] = ("latent",)
+) -> Structure:
+    """Return blocks, roles and spaces of a model.
+
+    Args:
+        model: the model, without its weights.
+        residual: ``shared`` (one permutation for a residual stream) or ``per-point``.
+        free: interface axes that may move (see ``find_symmetry``).
+
+    Raises:
+        UsageError: unknown residual mode.
+    """
+    if residual not in RESIDUAL_MODES:
+        raise UsageError(f"unknown residual mode '{residual}'", hint="use per-point or shared")
+    parts = _find_parts(model)
+    free = tuple(free)
+    intact = find_symmetry(parts.graph, parts.shapes, free=free)
+    cut = intact
+    if residual == "per-point":
+        edges = {(b.residual.node.index, b.residual.skip) for b in parts.blocks if b.residual}
+        cut = find_symmetry(parts.graph, parts.shapes, free=free, cuts=edges)
+    table = SpaceTable(cut)
+    skips = _residual_spaces(parts, table, residual)
+    found = _collect_roles(parts, table)
+    return Structure(
+        model=model,
+        graph=parts.graph,
+        symmetry=intact,
+        blocks=parts.blocks,
+        norms=parts.norms,
+        near_misses=parts.near_misses,
+        roles={role.name: role for role in sorted(found, key=lambda r: r.order)},
+        spaces=table.spaces,
+        leaves=table.leaves,
+        fixed=frozenset(table.fixed),
+        space_symmetry=cut,
+        skips=tuple(skips) if residual == "per-point" else (),
+        towers=parts.towers,
+    )
+
+
+def _find_parts(model: Model) -> _Parts:
+    graph = build_graph(model)
+    shapes = infer_shapes(graph)
+    linears = find_linears(graph, shapes)
+    matches, missed = find_matches(Scene(graph, shapes))
+    attention, lost = find_attention(
+        graph, shapes, linears, [m for m in matches if m.kind == "attention"]
+    )
+    taken = [p.linear for a in attention for p in (a.query, a.key, a.value, a.output)]
+    mlps = find_mlps(graph, shapes, linears, taken)
+    feeds = _feeding_inputs(graph)
+    ordered: list[Attention | Mlp] = [*attention, *mlps]
+    ordered.sort(key=lambda b: (feeds[_end(b)], _position(b)))
+    keys = list(dict.fromkeys(feeds[_end(b)] for b in ordered))
+    towers = tuple(keys.index(feeds[_end(b)]) for b in ordered)
+    norms = [m for m in matches if m.kind == "norm"]
+    norms.sort(key=lambda m: (_tower(feeds[m.parts["output"]], keys), m.node.index))
+    return _Parts(graph, shapes, linears, tuple(ordered), towers, keys, tuple(norms), (*missed, *lost))
+
+
+def _tower(inputs: tuple[str, ...], towers: Sequence[tuple[str, ...]]) -> int:
+    """Return the first tower that a value with these inputs may belong to."""
+    fitting = (i for i, tower in enumerate(towers) if set(inputs) <= set(tower))
+    return next(fitting, len(towers))
+
+
+def _end(block: Attention | Mlp) -> str:
+    linear = block.output.linear if isinstance(block, Attention) else block.down
+    return linear.output
+
+
+def _position(block: Attention | Mlp) -> int:
+    linear = block.output.linear if isinstance(block, Attention) else block.down
+    return block.residual.node.index if block.residual else linear.node.index
+
+
+def _feeding_inputs(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Return the graph inputs that every value depends on, sorted by name."""
+    masks: dict[str, int] = {name: 1 << i for i, name in enumerate(graph.inputs)}
+    for node in graph.nodes:
+        mask = 0
+        for name in (*node.inputs, *node.captured):
+            mask |= masks.get(name, 0)
+        for name in node.outputs:
+            masks[name] = mask
+    names = list(graph.inputs)
+    table = {m: tuple(sorted(n for i, n in enumerate(names) if m >> i & 1)) for m in set(masks.values())}
+    return {value: table[mask] for value, mask in masks.items()}
+
+
+def _residual_spaces(parts: _Parts, table: SpaceTable, residual: str) -> list[Skip]:
+    """Name the points of every residual stream; block k of a stream goes from point to point."""
+    skips: list[Skip] = []
+    many = len(set(parts.towers)) > 1
+    point = 0
+    for index, (block, tower) in enumerate(zip(parts.blocks, parts.towers, strict=True)):
+        if index and tower != parts.towers[index - 1]:
+            point += 1
+        names = (f"residual.{point}", f"residual.{point + 1}")
+        if residual == "shared":
+            names = (f"residual.{tower}",) * 2 if many else ("residual",) * 2
+        point += 1
+        if block.residual is not None:
+            before, after = _roles.residual_space(table, block.residual, *names)
+            node = block.residual.node
+            skips.append(Skip(node.outputs[0], block.residual.skip, before, after))
+    return skips
+
+
+def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
+    graph, shapes = parts.graph, parts.shapes
+    found: list[Role] = []
+    used: set[int] = set()
+    layers: dict[str, int] = {"attention": 0, "mlp": 0}
+    for block in parts.blocks:
+        if isinstance(block, Attention):
+            found.extend(_roles.attention_roles(table, block, layers["attention"]))
+            layers["attention"] += 1
+            used |= {id(p.linear) for p in (block.query, block.key, block.value, block.output)}
+        else:
+            found.extend(_roles.mlp_roles(table, block, layers["mlp"]))
+            layers["mlp"] += 1
+            used |= {id(x) for x in (block.up, block.gate, block.down)}
+    for number, match in enumerate(parts.norms):
+        found.extend(_roles.norm_roles(table, graph, shapes, match, f"norm.{number}"))
+    found.extend(_linear_roles(parts, table, used))
+    sources = _index_sources(graph)
+    for node in graph.nodes:
+        if node.op_type == "Gather" and node.inputs[0] in graph.constants:
+            found.extend(_roles.embedding_roles(table, graph, sources, node))
+    claimed = {role.view.tensor for role in found}
+    found.extend(_roles.other_roles(table, graph, claimed))
+    return _unique(found)
+
+
+def _linear_roles(parts: _Parts, table: SpaceTable, used: set[int]) -> Iterable[Role]:
+    """Yield the linear maps outside blocks: embeddings before the first, heads after it."""
+    first = min((_position(b) for b in parts.blocks), default=-1)
+    feeds = _feeding_inputs(parts.graph)
+    counts: dict[str, int] = {}
+    rest = [linear for linear in parts.linears if id(linear) not in used]
+    towers = parts.tower_inputs
+    for linear in sorted(rest, key=lambda x: (_tower(feeds[x.output], towers), x.node.index)):
+        rank = len(parts.shapes.shape(linear.output) or ())
+        if linear.node.op_type == "Conv" or linear.node.index < first:
+            stem, kind = "embedding.linear", "embedding"
+        else:
+            stem, kind = ("head.pooled" if rank == 2 else "head.tokens"), "head"
+        number = counts.get(stem, 0)
+        counts[stem] = number + 1
+        yield from _roles.linear_roles(table, linear, f"{stem}.{number}", kind)
+
+
+def _index_sources(graph: Graph) -> dict[str, str]:
+    """Return the graph input that an index value is, through casts and reshapes only."""
+    sources = {name: name for name in graph.inputs}
+    for node in graph.nodes:
+        if node.op_type in ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
+            if node.inputs[0] in sources:
+                sources[node.outputs[0]] = sources[node.inputs[0]]
+    return sources
+
+
+def _unique(found: Sequence[Role]) -> list[Role]:
+    """Number roles of equal name, keep the first use of one view."""
+    from dataclasses import replace
+
+    result: list[Role] = []
+    names: dict[str, list[str]] = {}
+    for role in found:
+        same = names.setdefault(role.name, [])
+        if role.view.tensor in same and role.view.whole:
+            continue
+        name = role.name if not same else f"{role.name}.{len(same)}"
+        same.append(role.view.tensor)
+        result.append(replace(role, name=name))
+    return result

@@ -1,0 +1,300 @@
+"""Roles: every learned constant of a model under a structural name, with the spaces of its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from graphrebase.align import Space
+from graphrebase.graph import Graph, Node, ShapeTable
+from graphrebase.graph.pattern import Match
+from graphrebase.io import TensorRef
+from graphrebase.structure.blocks import Attention, Mlp, Projection, Residual
+from graphrebase.structure.linear import Linear
+from graphrebase.structure.views import View, constant_view
+from graphrebase.symmetry import Symmetry
+from graphrebase.symmetry.axes import Axis, Fibre, Leaf
+
+RoleAxes = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One canonical array of a model.
+
+    Attributes:
+        name: structural name, the same in every model of the architecture.
+        kind: attention, mlp, norm, embedding, head or other.
+        view: where it is stored.
+        axes: space per canonical axis; None keeps its order.
+        order: position of its use in the graph.
+    """
+
+    name: str
+    kind: str
+    view: View
+    axes: RoleAxes
+    order: int
+
+
+@dataclass(slots=True)
+class SpaceTable:
+    """Spaces by name, and the free axes of the algebra that each stands for.
+
+    A space that hangs on a head space has one free axis per head.
+    """
+
+    symmetry: Symmetry
+    spaces: dict[str, Space] = field(default_factory=dict)
+    leaves: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
+    names: dict[Axis, str] = field(default_factory=dict)
+    fixed: set[str] = field(default_factory=set)
+
+    def add(self, space: Space, axes: Sequence[Axis]) -> str:
+        """Register a space for free axes; returns the name that they already have, if any."""
+        known = self.names.get(axes[0].root)
+        if known is not None:
+            return known
+        self.spaces[space.name] = space
+        self.leaves[space.name] = tuple(a.root for a in axes)
+        for axis in axes:
+            self.names[axis.root] = space.name
+        return space.name
+
+    def name(self, axis: Axis | None) -> str | None:
+        """Return the space of an axis that is one free axis; a hidden space is made if needed."""
+        if axis is None or not isinstance(axis.form, Leaf) or axis.length < 2:
+            return None
+        known = self.names.get(axis.root)
+        if known is not None:
+            return known
+        number = sum(1 for s in self.spaces if s.startswith("hidden."))
+        return self.add(Space(f"hidden.{number}", "mlp", axis.length), [axis])
+
+    def last(self, value: str) -> str | None:
+        """Return the space of a value's last axis."""
+        axes = self.symmetry.values.get(value)
+        return self.name(axes[-1]) if axes else None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpaces:
+    """Spaces of one attention layer; None where the axis must keep its order."""
+
+    head: str | None
+    member: str | None
+    query_key: str | None
+    value_output: str | None
+
+
+def attention_spaces(table: SpaceTable, layer: Attention, index: int) -> AttentionSpaces:
+    """Register and return the spaces of attention layer ``index``."""
+    symmetry = table.symmetry
+    parts = layer.match.parts
+    query = _static_factors(symmetry, symmetry.values.get(parts["query"], []))
+    value = _static_factors(symmetry, symmetry.values.get(parts["value"], []))
+    kv = layer.kv_heads
+    if not query or not value:
+        return AttentionSpaces(None, None, None, None)
+    head_axis = next((f for f in value[:-1] if f.length == kv and not isinstance(f.form, Fibre)), None)
+    member_axis = next((f for f in query[:-1] if isinstance(f.form, Fibre)), None)
+    head = None
+    if head_axis is not None and kv > 1:
+        free = isinstance(head_axis.form, Leaf)
+        head = table.add(Space(f"block.{index}.head", "head", kv), [head_axis])
+        if not free:
+            table.fixed.add(head)
+    member = _inner(table, member_axis, f"block.{index}.head_member", "head_member", head, kv)
+    query_key = _inner(table, query[-1], f"block.{index}.head_qk", "head_qk", head, kv)
+    value_output = _inner(table, value[-1], f"block.{index}.head_vo", "head_vo", head, kv)
+    return AttentionSpaces(head, member, query_key, value_output)
+
+
+def _static_factors(symmetry: Symmetry, axes: Sequence[Axis]) -> list[Axis]:
+    flat = [f for axis in axes for f in symmetry.solver.factors(axis)]
+    return [f for f in flat if f.size[0] == f.size[1] and f.length > 1]
+
+
+def _inner(
+    table: SpaceTable, axis: Axis | None, name: str, kind: str, head: str | None, kv: int
+) -> str | None:
+    """Register a space inside each head: the members of a fibre over the heads."""
+    if axis is None:
+        return None
+    form = axis.form
+    if isinstance(form, Leaf) and kv == 1:
+        return table.add(Space(name, kind, axis.length), [axis])  # type: ignore[arg-type]
+    if not isinstance(form, Fibre) or len(form.members) != kv or head is None:
+        return None
+    if not all(isinstance(m.form, Leaf) for m in form.members):
+        return None
+    if len({m.root for m in form.members}) != kv:
+        return None
+    space = Space(name, kind, axis.length, over=head, count=kv)  # type: ignore[arg-type]
+    return table.add(space, form.members)
+
+
+def attention_roles(
+    table: SpaceTable, layer: Attention, index: int
+) -> Iterable[Role]:
+    """Yield the roles of one attention layer in canonical shapes: (kv, [g,] d, D) and so on."""
+    spaces = attention_spaces(table, layer, index)
+    kv, group = layer.kv_heads, layer.heads // layer.kv_heads
+    order = np.argsort(layer.kv_of, kind="stable")
+    lead = (kv,) if group == 1 else (kv, group)
+    heads: RoleAxes = (spaces.head,) if group == 1 else (spaces.head, spaces.member)
+    prefix = f"block.{index}.attention"
+    members = {
+        "q": (layer.query, layer.query.index[order], lead, (*heads, spaces.query_key)),
+        "k": (layer.key, layer.key.index, (kv,), (spaces.head, spaces.query_key)),
+        "v": (layer.value, layer.value.index, (kv,), (spaces.head, spaces.value_output)),
+    }
+    for letter, (projection, rows, shape, axes) in members.items():
+        yield from _projection_roles(table, f"{prefix}.{letter}", projection, rows, shape, axes)
+    yield from _output_roles(table, f"{prefix}.o", layer.output, order, lead, (*heads, spaces.value_output))
+
+
+def _projection_roles(
+    table: SpaceTable,
+    name: str,
+    projection: Projection,
+    rows: np.ndarray,
+    lead: tuple[int, ...],
+    axes: RoleAxes,
+) -> Iterable[Role]:
+    linear = projection.linear
+    shape = (*lead, rows.shape[-1])
+    picked = _or_all(rows.reshape(-1), linear.out_width)
+    weight = linear.weight.picked(picked).shaped((*shape, linear.in_width))
+    yield Role(f"{name}.weight", "attention", weight, (*axes, table.last(linear.input)), linear.node.index)
+    if linear.bias is not None:
+        yield Role(f"{name}.bias", "attention", linear.bias.picked(picked).shaped(shape), axes, linear.node.index)
+
+
+def _output_roles(
+    table: SpaceTable,
+    name: str,
+    projection: Projection,
+    order: np.ndarray,
+    lead: tuple[int, ...],
+    axes: RoleAxes,
+) -> Iterable[Role]:
+    linear, index = projection.linear, projection.index
+    columns = _or_all(index[order].reshape(-1), linear.in_width)
+    shape = (linear.out_width, *lead, index.shape[-1])
+    out = table.last(linear.output)
+    weight = linear.weight.picked(None, columns).shaped(shape)
+    yield Role(f"{name}.weight", "attention", weight, (out, *axes), linear.node.index)
+    if linear.bias is not None:
+        yield Role(f"{name}.bias", "attention", linear.bias, (out,), linear.node.index)
+
+
+def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
+    """Yield the roles of one MLP: up and gate (M, D), down (D, M), biases."""
+    axes = table.symmetry.values.get(mlp.down.input)
+    hidden = None
+    if axes and isinstance(axes[-1].form, Leaf):
+        hidden = table.add(Space(f"block.{index}.mlp", "mlp", mlp.width), [axes[-1]])
+    prefix = f"block.{index}.mlp"
+    parts = [("up", mlp.up, mlp.up_index)]
+    if mlp.gate is not None and mlp.gate_index is not None:
+        parts.append(("gate", mlp.gate, mlp.gate_index))
+    for letter, linear, rows in parts:
+        picked = _or_all(rows, linear.out_width)
+        weight = linear.weight.picked(picked).shaped((len(rows), linear.in_width))
+        yield Role(f"{prefix}.{letter}.weight", "mlp", weight, (hidden, table.last(linear.input)), linear.node.index)
+        if linear.bias is not None:
+            bias = linear.bias.picked(picked).shaped((len(rows),))
+            yield Role(f"{prefix}.{letter}.bias", "mlp", bias, (hidden,), linear.node.index)
+    yield from linear_roles(table, mlp.down, f"{prefix}.down", "mlp", inside=hidden)
+
+
+def linear_roles(
+    table: SpaceTable, linear: Linear, name: str, kind: str, inside: str | None = None
+) -> Iterable[Role]:
+    """Yield weight (out, in) and bias of a plain linear map."""
+    if linear.node.op_type == "Conv":
+        axes = table.symmetry.values.get(linear.output)
+        out = table.name(axes[1]) if axes else None
+        reads = None
+    else:
+        out, reads = table.last(linear.output), inside or table.last(linear.input)
+    yield Role(f"{name}.weight", kind, linear.weight, (out, reads), linear.node.index)
+    if linear.bias is not None:
+        yield Role(f"{name}.bias", kind, linear.bias, (out,), linear.node.index)
+
+
+def norm_roles(
+    table: SpaceTable, graph: Graph, shapes: ShapeTable, match: Match, name: str
+) -> Iterable[Role]:
+    """Yield gain and bias of a norm."""
+    space = table.last(match.parts["output"])
+    for part in ("gain", "bias"):
+        view = constant_view(graph, shapes, match.parts[part]) if part in match.parts else None
+        if view is not None and view.matrix != (1,):
+            flat = view.shaped((int(np.prod(view.shape)),))
+            yield Role(f"{name}.{part}", "norm", flat, (space,), match.node.index)
+
+
+def embedding_roles(
+    table: SpaceTable, graph: Graph, sources: Mapping[str, str], node: Node
+) -> Iterable[Role]:
+    """Yield the role of a table whose rows are looked up, named after the input that looks."""
+    name = node.inputs[0]
+    ref = graph.constants.get(name)
+    if ref is None or len(ref.shape) != 2 or ref.dtype.kind in "iub":
+        return
+    view = View(name, ref.shape, shape=ref.shape)
+    axis = (table.symmetry.uses.get((node.index, 0)) or [None])[-1]
+    source = sources.get(node.inputs[1], "position")
+    yield Role(f"embedding.{source}", "embedding", view, (None, table.name(axis)), node.index)
+
+
+def other_roles(table: SpaceTable, graph: Graph, claimed: set[str]) -> Iterable[Role]:
+    """Yield every remaining float constant, named by shape and order of use."""
+    counts: dict[tuple[int, ...], int] = {}
+    for name, ref, node_index, position in _remaining(graph, claimed):
+        shape = tuple(n for n in ref.shape if n != 1)
+        number = counts.get(shape, 0)
+        counts[shape] = number + 1
+        axes = table.symmetry.uses.get((node_index, position))
+        spaces = tuple(table.name(a) for a in axes) if axes else (None,) * len(ref.shape)
+        label = "x".join(map(str, shape))
+        view = View(name, ref.shape if len(ref.shape) <= 2 else (ref.shape[0], -1), shape=ref.shape)
+        kept = tuple(s for s, n in zip(spaces, ref.shape, strict=True) if n != 1)
+        yield Role(f"other.{label}.{number}", "other", replace(view, shape=shape), kept, node_index)
+
+
+def _remaining(
+    graph: Graph, claimed: set[str]
+) -> Iterable[tuple[str, TensorRef, int, int]]:
+    seen: set[str] = set()
+    for node in graph.nodes:
+        for position, name in enumerate(node.inputs):
+            ref = graph.constants.get(name)
+            if ref is None or name in claimed or name in seen or ref.dtype.kind in "iubSU":
+                continue
+            seen.add(name)
+            if int(np.prod(ref.shape, dtype=np.int64)) > 1:
+                yield name, ref, node.index, position
+
+
+def residual_space(
+    table: SpaceTable, residual: Residual, before: str, after: str
+) -> tuple[str | None, str | None]:
+    """Register the points before and after a block; returns their spaces."""
+    values = table.symmetry.values
+    names: list[str | None] = []
+    for value, name in ((residual.node.inputs[residual.skip], before), (residual.node.outputs[0], after)):
+        axes = values.get(value)
+        axis = axes[-1] if axes else None
+        free = axis is not None and isinstance(axis.form, Leaf)
+        names.append(table.add(Space(name, "residual", axis.length), [axis]) if axis and free else None)
+    return names[0], names[1]
+
+
+def _or_all(index: np.ndarray, size: int) -> np.ndarray | None:
+    """Return None for an index that is everything in order."""
+    return None if np.array_equal(index, np.arange(size)) else index

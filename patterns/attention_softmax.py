@@ -1,0 +1,36 @@
+"""Attention written out: contraction of q and k, scale, mask, Softmax, contraction with v.
+
+The core is a Softmax between two contractions. Scores may be scaled, capped (Gemma 2: Div, Tanh,
+Mul), masked by Add or Where and cast around the Softmax; the weights may pass a NaN guard (sdpa:
+IsNaN and Where) before they meet v. Scales on q or k^T and transposes belong to their operands.
+"""
+
+from __future__ import annotations
+
+from graphrebase.graph.pattern import Match, NearMiss, Pattern, Scene
+from graphrebase.graph.view import Node
+
+_SCORE_OPS = frozenset({"Add", "Cast", "Div", "Mul", "Reshape", "Tanh", "Where", "Sub"})
+_WEIGHT_OPS = frozenset({"Cast", "Dropout", "Reshape", "Where", "Mul"})
+_CONTRACTIONS = frozenset({"MatMul"})
+
+
+def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
+    scores = scene.back(node.inputs[0], _SCORE_OPS, _CONTRACTIONS)
+    weights = scene.forward(node.outputs[0], _WEIGHT_OPS, _CONTRACTIONS)
+    if scores is None and weights is None:
+        return None
+    if scores is None or len(scene.computed_inputs(scores)) != 2:
+        return NearMiss("attention_softmax", node, "no contraction of q and k before this Softmax")
+    if weights is None or len(scene.computed_inputs(weights)) != 2:
+        return NearMiss("attention_softmax", node, "no contraction with v after this Softmax")
+    parts = {
+        "query": scores.inputs[0],
+        "key": scores.inputs[1],
+        "value": weights.inputs[1],
+        "output": weights.outputs[0],
+    }
+    return Match("attention", node, parts, {"key_layout": "transposed"})
+
+
+PATTERN = Pattern("attention_softmax", frozenset({"Softmax"}), _match)

@@ -1,0 +1,437 @@
+"""Train, export and measure the example that ships: two releases of a base and a fine-tune.
+
+`python tools/make_release_pair.py [--out DIR] [--quick] [--threads N]` trains six small vision
+transformers from fixed seeds, writes them with their evaluation data and a README to DIR
+(`graphrebase/example`), and prints what onnxruntime measures on the written files.
+
+    v1 ----------------> v1_ft            rendered glyphs, then handwritten digits
+    v2 (own seed) -----> v2_ft            more fonts, stronger distortions; the upper bound
+    v2_lineage (of v1) -> v2_lineage_ft   v1 trained further on v2's data
+
+The digits '0'..'9' are ten of the classes of the glyphs, so all models share one head. A run on
+another processor or with another number of threads sums in another order: expect figures that
+are close, not equal bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import ascii_uppercase, digits
+
+import matplotlib
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
+
+CLASSES = digits + ascii_uppercase + "abdefghnqrt" + "+=?!&%#@$"
+INPUT, OUTPUT, OPSET = "pixel_values", "logits", 17
+IMAGE, CANVAS = 16, 48  # side of an image; of a rendered glyph before it is distorted
+HELD_OUT = 500  # images in each evaluation set
+EXAMPLE = Path(__file__).resolve().parent.parent / "graphrebase" / "example"
+
+Batch = tuple[Tensor, Tensor]  # images (n, 1, IMAGE, IMAGE) in -1..1, labels (n,)
+
+
+# ------------------------------------------------------------------------------------- data
+@dataclass(frozen=True, slots=True)
+class Style:
+    """A domain of rendered glyphs: its fonts and how strongly glyphs are distorted."""
+
+    fonts: tuple[str, ...]
+    strokes: tuple[int, ...]  # pixels of CANVAS added around the outline
+    rotate: float  # degrees, either way
+    scale: tuple[float, float]  # of the canvas in the image
+    aspect: float  # largest relative stretch of the width, either way
+    shear: float
+    shift: float  # share of the image, either way
+    blur: float  # largest weight of the 3 x 3 mean
+    noise: float  # largest standard deviation, of the range 0..1
+
+
+PLAIN = Style(
+    fonts=("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono"),
+    strokes=(0, 1),
+    rotate=8.0,
+    scale=(0.9, 1.4),
+    aspect=0.1,
+    shear=0.1,
+    shift=0.06,
+    blur=0.3,
+    noise=0.1,
+)
+RICH = Style(
+    fonts=(
+        *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
+        *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
+        *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
+        *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
+    ),
+    strokes=(0, 1, 2),
+    rotate=15.0,
+    scale=(0.8, 1.6),
+    aspect=0.25,
+    shear=0.2,
+    shift=0.09,
+    blur=1.0,
+    noise=0.15,
+)
+
+
+def render(font: ImageFont.FreeTypeFont, character: str, stroke: int) -> np.ndarray:
+    """Draw a character, bright on dark, in the middle of a `(CANVAS, CANVAS)` uint8 image."""
+    canvas = Image.new("L", (CANVAS, CANVAS))
+    draw = ImageDraw.Draw(canvas)
+    left, top, right, bottom = draw.textbbox((0, 0), character, font=font, stroke_width=stroke)
+    corner = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
+    draw.text(corner, character, fill=255, font=font, stroke_width=stroke)
+    return np.asarray(canvas)
+
+
+def glyph_bank(style: Style) -> Tensor:
+    """Return all undistorted glyphs of a style, `(variants, classes, CANVAS, CANVAS)` uint8."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    fonts = [ImageFont.truetype(str(folder / f"{name}.ttf"), 38) for name in style.fonts]
+    rows = [
+        [render(font, character, stroke) for character in CLASSES]
+        for font in fonts
+        for stroke in style.strokes
+    ]
+    return torch.from_numpy(np.array(rows))
+
+
+def distort(glyphs: Tensor, style: Style, source: torch.Generator) -> Tensor:
+    """Rotate, stretch, shear, shift, dim, blur and spoil glyphs `(n, CANVAS, CANVAS)`, each in its way.
+
+    Returns:
+        Images `(n, 1, IMAGE, IMAGE)`, float32 in -1..1.
+    """
+    count = len(glyphs)
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=source)
+
+    angle = draw(-style.rotate, style.rotate) * math.pi / 180
+    zoom, shear = 1 / draw(*style.scale), draw(-style.shear, style.shear)
+    wide = 1 + draw(-style.aspect, style.aspect)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    across, down = draw(-style.shift, style.shift) * 2, draw(-style.shift, style.shift) * 2
+    upper = torch.stack((wide * cos, shear * cos - sin, across), 1)
+    lower = torch.stack((wide * sin, shear * sin + cos, down), 1)
+    twice = 2 * IMAGE  # sampled at twice the resolution, then averaged: no aliasing
+    grid = F.affine_grid(torch.stack((upper, lower), 1), [count, 1, twice, twice], False)
+    images = F.grid_sample(glyphs[:, None].float() / 255, grid, align_corners=False)
+    images = F.avg_pool2d(images, 2) * draw(0.7, 1.0).view(-1, 1, 1, 1)
+    soft = draw(0.0, style.blur).view(-1, 1, 1, 1)
+    images = images.lerp(F.avg_pool2d(images, 3, stride=1, padding=1), soft)
+    spread = draw(0.0, style.noise).view(-1, 1, 1, 1)
+    images = images + spread * torch.randn(images.shape, generator=source)
+    return images.clamp(0, 1) * 2 - 1
+
+
+def glyph_batches(style: Style, size: int, seed: int) -> Iterator[Batch]:
+    """Draw batches of distorted glyphs for ever; every image is a new one."""
+    bank, source = glyph_bank(style), torch.Generator().manual_seed(seed)
+    variants, classes = bank.shape[:2]
+    while True:
+        labels = torch.randint(classes, (size,), generator=source)
+        chosen = bank[torch.randint(variants, (size,), generator=source), labels]
+        yield distort(chosen, style, source), labels
+
+
+def digit_split(seed: int) -> tuple[Batch, Batch]:
+    """Return scikit-learn's handwritten digits, enlarged from 8 x 8: training, held out."""
+    bundled = load_digits()
+    images = torch.from_numpy(bundled.images).float()[:, None] / 16
+    images = F.interpolate(images, (IMAGE, IMAGE), mode="bilinear", align_corners=False) * 2 - 1
+    labels = torch.from_numpy(bundled.target).long()  # class k of CLASSES is the digit k
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    train, test = order[HELD_OUT:], order[:HELD_OUT]
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def shuffled(data: Batch, size: int, seed: int) -> Iterator[Batch]:
+    """Draw batches from a data set for ever, without replacement within an epoch."""
+    source = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(data[1]), generator=source)
+        for rows in order.split(size):
+            yield data[0][rows], data[1][rows]
+
+
+# ------------------------------------------------------------------------------------ model
+class Classifier(nn.Module):
+    """A pre-norm vision transformer with a class token and a linear head."""
+
+    def __init__(self) -> None:
+        """Initialise at random, from torch's global generator."""
+        super().__init__()
+        config = ViTConfig(
+            image_size=IMAGE,
+            patch_size=4,
+            num_channels=1,
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=192,
+            num_labels=len(CLASSES),
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.05,
+            attn_implementation="eager",
+        )
+        self.vit = ViTForImageClassification(config)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Map images `(n, 1, IMAGE, IMAGE)` to logits `(n, classes)`."""
+        logits: Tensor = self.vit(pixel_values=pixel_values).logits
+        return logits
+
+
+# --------------------------------------------------------------------------------- training
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one model comes to be."""
+
+    start: str | None  # the model it continues; None: random weights
+    data: Style | None  # glyphs of a style; None: the handwritten digits
+    steps: int
+    rate: float  # peak learning rate
+    batch: int
+    seed: int
+
+
+PRETRAIN = Recipe(None, PLAIN, steps=1200, rate=2e-3, batch=128, seed=1)
+FINETUNE = Recipe("v1", None, steps=200, rate=3e-4, batch=64, seed=10)
+RECIPES: Mapping[str, Recipe] = {
+    "v1": PRETRAIN,
+    "v1_ft": FINETUNE,
+    "v2": replace(PRETRAIN, data=RICH, steps=2500, seed=2),
+    "v2_ft": replace(FINETUNE, start="v2"),
+    "v2_lineage": replace(PRETRAIN, start="v1", data=RICH, steps=400, rate=5e-4, seed=3),
+    "v2_lineage_ft": replace(FINETUNE, start="v2_lineage"),
+}
+
+
+def train(model: Classifier, batches: Iterator[Batch], steps: int, rate: float) -> None:
+    """Minimise the cross-entropy with AdamW: linear warm-up, then a cosine down to zero."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    warm_up = max(1, steps // 10)
+
+    def schedule(step: int) -> float:
+        rise = (step + 1) / warm_up
+        return min(rise, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    model.train()
+    for _ in range(steps):
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+    model.eval()
+
+
+def make(recipe: Recipe, trained: Mapping[str, Classifier], train_digits: Batch) -> Classifier:
+    """Follow a recipe; the model it continues is in `trained`."""
+    torch.manual_seed(recipe.seed)
+    model = Classifier()
+    if recipe.start:
+        model.load_state_dict(trained[recipe.start].state_dict())
+    if recipe.data:
+        batches = glyph_batches(recipe.data, recipe.batch, recipe.seed)
+    else:
+        batches = shuffled(train_digits, recipe.batch, recipe.seed)
+    train(model, batches, recipe.steps, recipe.rate)
+    return model
+
+
+# ----------------------------------------------------------------------------------- export
+def export(model: Classifier, path: Path) -> None:
+    """Write a model as one ONNX file, weights inside, batch size dynamic."""
+    quiet = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (torch.zeros(2, 1, IMAGE, IMAGE),),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        )
+
+
+def write_data(data: Batch, path: Path) -> Batch:
+    """Write an evaluation set, its grey values rounded to 256 levels; return it as written."""
+    images = ((data[0] + 1) * 127.5).round() / 127.5 - 1
+    arrays = {INPUT: images.numpy().astype(np.float32), "label": data[1].numpy()}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+    return images, data[1]
+
+
+README = """# The example that ships
+
+Six small vision transformers, trained and exported by `tools/make_release_pair.py` of the
+repository ({minutes:.0f} minutes on a processor, fixed seeds), and the data to judge them by. They
+are toys: what is measured on them shows how the tool works, not what it does at scale.
+
+* **Model.** Pre-norm ViT, {parameters:,} float32 parameters: {image} x {image} grey images in
+  -1..1, patches of 4, width 64, 4 layers, 4 heads, MLP 192, {classes} classes. Exported by
+  `torch.onnx.export` (TorchScript exporter, opset {opset}): input `{input}` (batch, 1, {image},
+  {image}), output `{output}` (batch, {classes}), dynamic batch.
+* **Pre-training data.** Digits, letters and symbols rendered from fonts that come with matplotlib,
+  bright on dark, distorted at random; every image is drawn anew. v1 saw {few} fonts with mild
+  distortions; v2's domain is {many} fonts, thicker strokes, stronger distortions.
+* **Task.** The 8 x 8 handwritten digits bundled with scikit-learn (UCI optical recognition of
+  handwritten digits, test part), enlarged to {image} x {image}: {held_out} held out for evaluation,
+  the rest for fine-tuning. The ten digits are classes 0 to 9 of the same head.
+* `task.npz`: held-out digits. `domain.npz`: {held_out} glyphs of v2's domain, drawn with a seed
+  that no training used. Both hold `{input}` (float32) and `label` (int64).
+
+Accuracy of the torch models:
+
+| file | made from | training | bytes | task | domain |
+|---|---|---|---|---|---|
+{rows}
+"""
+
+
+def readme(
+    models: Mapping[str, Classifier],
+    recipes: Mapping[str, Recipe],
+    data: Mapping[str, Batch],
+    out: Path,
+    minutes: float,
+) -> str:
+    """Describe the folder: provenance, sizes, and accuracies measured here, in torch."""
+    rows = []
+    for name, model in models.items():
+        recipe = recipes[name]
+        what = {PLAIN: "v1's glyphs", RICH: "v2's glyphs", None: "digits"}[recipe.data]
+        with torch.no_grad():
+            right = [(model(x).argmax(1) == y).float().mean().item() for x, y in data.values()]
+        cells = [f"`{name}.onnx`", recipe.start or "random weights"]
+        cells += [f"{recipe.steps} x {recipe.batch} {what}, seed {recipe.seed}"]
+        cells += [f"{(out / f'{name}.onnx').stat().st_size:,}", *(f"{v:.3f}" for v in right)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return README.format(
+        minutes=max(1.0, minutes),
+        parameters=sum(weight.numel() for weight in next(iter(models.values())).parameters()),
+        image=IMAGE,
+        classes=len(CLASSES),
+        opset=OPSET,
+        input=INPUT,
+        output=OUTPUT,
+        few=len(PLAIN.fonts),
+        many=len(RICH.fonts),
+        held_out=HELD_OUT,
+        rows="\n".join(rows),
+    )
+
+
+# ---------------------------------------------------------------------------------- measure
+def add_naively(
+    base: onnx.ModelProto, old: onnx.ModelProto, tuned: onnx.ModelProto
+) -> onnx.ModelProto:
+    """Return `base + tuned - old`, weight by weight; the graphs must have equal weight names."""
+    result = onnx.ModelProto()
+    result.CopyFrom(base)
+    parts = [{w.name: w for w in model.graph.initializer} for model in (old, tuned)]
+    if any(part.keys() != {w.name for w in base.graph.initializer} for part in parts):
+        raise ValueError("the exports name their weights differently: naive addition has no meaning")
+    for weight in result.graph.initializer:
+        value = numpy_helper.to_array(weight)
+        before, after = (numpy_helper.to_array(part[weight.name]) for part in parts)
+        weight.CopyFrom(numpy_helper.from_array(value + after - before, weight.name))
+    return result
+
+
+def score(model: onnx.ModelProto, path: Path) -> tuple[float, float]:
+    """Return cross-entropy (nats) and accuracy of a model on an npz file, by onnxruntime."""
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    with np.load(path) as data:
+        (logits,) = session.run([OUTPUT], {INPUT: data[INPUT]})
+        labels = torch.from_numpy(data["label"])
+    logits = torch.from_numpy(logits)
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+
+
+def report(out: Path) -> str:
+    """Tabulate every model in the folder and both naive additions, on task and domain."""
+    models = {name: onnx.load(out / f"{name}.onnx") for name in RECIPES}
+    for base in ("v2", "v2_lineage"):
+        label = f"{base} + v1_ft - v1"
+        models[label] = add_naively(models[base], models["v1"], models["v1_ft"])
+    lines = [f"{'model':24}{'task loss':>12}{'acc.':>7}{'domain loss':>14}{'acc.':>7}"]
+    loss = {}
+    for name, model in models.items():
+        (loss[name], task), (domain_loss, domain) = (
+            score(model, out / file) for file in ("task.npz", "domain.npz")
+        )
+        lines.append(f"{name:24}{loss[name]:12.3f}{task:7.3f}{domain_loss:14.3f}{domain:7.3f}")
+    for base in ("v2", "v2_lineage"):
+        gain = loss[base] - loss[f"{base}_ft"]
+        share = (loss[base] - loss[f"{base} + v1_ft - v1"]) / gain
+        lines.append(f"naive addition recovers {share:.2f} of the gain of {base}_ft in loss")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------- main
+def build(out: Path, recipes: Mapping[str, Recipe], say: Callable[[str], None]) -> None:
+    """Train every recipe in order and write models, data and README to `out`."""
+    started = time.monotonic()
+    train_digits, test_digits = digit_split(seed=0)
+    out.mkdir(parents=True, exist_ok=True)
+    test_glyphs = next(glyph_batches(RICH, HELD_OUT, seed=99))
+    data = {
+        "task": write_data(test_digits, out / "task.npz"),
+        "domain": write_data(test_glyphs, out / "domain.npz"),
+    }
+    models: dict[str, Classifier] = {}
+    for name, recipe in recipes.items():
+        models[name] = make(recipe, models, train_digits)
+        export(models[name], out / f"{name}.onnx")
+        say(f"{name:14} trained, {time.monotonic() - started:4.0f} s")
+    minutes = (time.monotonic() - started) / 60
+    (out / "README.md").write_text(readme(models, recipes, data, out, minutes))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=EXAMPLE, metavar="DIR", help="where to write")
+    parser.add_argument("--quick", action="store_true", help="a few steps each: a smoke test")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    recipes = RECIPES
+    if options.quick:
+        recipes = {name: replace(recipe, steps=5) for name, recipe in RECIPES.items()}
+    build(options.out, recipes, lambda line: print(line, flush=True))
+    print(report(options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
