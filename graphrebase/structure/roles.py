@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -248,8 +249,14 @@ def embedding_roles(
         return
     view = View(name, ref.shape, shape=ref.shape)
     axis = (table.symmetry.uses.get((node.index, 0)) or [None])[-1]
-    source = sources.get(node.inputs[1], "position")
-    yield Role(f"embedding.{source}", "embedding", view, (None, table.name(axis)), node.index)
+    source = sources.get(node.inputs[1])
+    label = source or table_label(ref.shape)
+    yield Role(f"embedding.{label}", "embedding", view, (None, table.name(axis)), node.index)
+
+
+def table_label(shape: Sequence[int]) -> str:
+    """Return the name of a table of positions, which exporters look up, add or slice."""
+    return "table." + "x".join(map(str, shape))
 
 
 def other_roles(table: SpaceTable, graph: Graph, claimed: set[str]) -> Iterable[Role]:
@@ -257,14 +264,17 @@ def other_roles(table: SpaceTable, graph: Graph, claimed: set[str]) -> Iterable[
     counts: dict[tuple[int, ...], int] = {}
     for name, ref, node_index, position in _remaining(graph, claimed):
         shape = tuple(n for n in ref.shape if n != 1)
-        number = counts.get(shape, 0)
-        counts[shape] = number + 1
         axes = table.symmetry.uses.get((node_index, position))
         spaces = tuple(table.name(a) for a in axes) if axes else (None,) * len(ref.shape)
-        label = "x".join(map(str, shape))
-        view = View(name, ref.shape if len(ref.shape) <= 2 else (ref.shape[0], -1), shape=ref.shape)
         kept = tuple(s for s, n in zip(spaces, ref.shape, strict=True) if n != 1)
-        yield Role(f"other.{label}.{number}", "other", replace(view, shape=shape), kept, node_index)
+        view = View(name, (math.prod(ref.shape),), shape=shape)
+        if len(shape) == 2 and kept[0] is None and (kept[1] or "").startswith("residual"):
+            yield Role(f"embedding.{table_label(shape)}", "embedding", view, kept, node_index)
+            continue
+        number = counts.get(shape, 0)
+        counts[shape] = number + 1
+        label = "x".join(map(str, shape))
+        yield Role(f"other.{label}.{number}", "other", view, kept, node_index)
 
 
 def _remaining(

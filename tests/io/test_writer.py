@@ -403,3 +403,16 @@ def test_new_sub_folders_are_removed_on_failure(save: Save, out: Path) -> None:
     with pytest.raises(GraphRebaseError):
         write_model(read_model(path), out, {"weight": lambda: np.zeros(3)}, {})
     assert not list(out.parent.iterdir())
+
+
+def test_files_are_on_disk_before_they_are_named(
+    save: Save, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data before model, and every file synced before the first is put in place."""
+    model = read_model(save(external="one"))
+    events: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), sync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append(Path(b).name), replace(a, b))[1])
+    write_model(model, out, {}, {})
+    assert events == ["sync", "sync", "m.onnx.data", "m.onnx", "sync"]

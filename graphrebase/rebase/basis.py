@@ -1,0 +1,201 @@
+"""Change the basis of one model: the same function with its hidden units in another order."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from graphrebase.align import Alignment
+from graphrebase.errors import MismatchError, OutputError
+from graphrebase.io import Model, write_model
+from graphrebase.structure import Skip, Structure
+from graphrebase.symmetry import Symmetry, index_vector, leaves, permute_array, random_permutations
+from graphrebase.symmetry.axes import Axis
+
+Permutations = Mapping[Axis, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """A change of basis of one model.
+
+    Attributes:
+        symmetry: the algebra whose free axes are permuted.
+        permutations: index vector per free axis.
+        gathers: index vector of every skip edge that needs a Gather (per-point alignments).
+    """
+
+    symmetry: Symmetry
+    permutations: Permutations
+    gathers: tuple[tuple[Skip, np.ndarray], ...] = ()
+
+    def replacements(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Return, for every constant that moves, a function that gives its new values."""
+        moved = {}
+        for name, axes in self.symmetry.constants.items():
+            if any(x in self.permutations for axis in axes for x in leaves(axis)):
+                moved[name] = partial(self._permuted, name)
+        return moved
+
+    def _permuted(self, name: str) -> np.ndarray:
+        array = self.symmetry.graph.constants[name].load()
+        axes = self.symmetry.constants[name]
+        return permute_array(array, axes, self.permutations, self.symmetry.solver)
+
+    def output_maps(self) -> dict[str, tuple[tuple[int, np.ndarray], ...]]:
+        """Return (axis, index vector) of every output axis that is permuted (freed interfaces)."""
+        found: dict[str, tuple[tuple[int, np.ndarray], ...]] = {}
+        for name, source in self.symmetry.graph.outputs.items():
+            moved = tuple(
+                (i, index_vector(axis, self.permutations, self.symmetry.solver))
+                for i, axis in enumerate(self.symmetry.values.get(source, ()))
+                if any(x in self.permutations for x in leaves(axis))
+            )
+            if moved:
+                found[name] = moved
+        return found
+
+
+def random_basis(symmetry: Symmetry, seed: int = 0) -> Basis:
+    """Return a random element of every symmetry group, never the identity."""
+    free = [leaf for group in symmetry.groups for leaf in group.leaves]
+    return Basis(symmetry, random_permutations(free, seed))
+
+
+def aligned_basis(structure: Structure, alignment: Alignment) -> Basis:
+    """Return the change of basis that an alignment makes to the model it starts from.
+
+    Raises:
+        MismatchError: the alignment moves something that this model must keep in order.
+    """
+    permutations: dict[Axis, np.ndarray] = {}
+    for name, found in alignment.maps.items():
+        if np.array_equal(found, np.broadcast_to(np.arange(found.shape[-1]), found.shape)):
+            continue
+        if name not in structure.leaves or name in structure.fixed:
+            raise MismatchError(
+                f"the alignment moves {name}, which must keep its order in this model",
+                where=str(structure.model.path),
+                hint="if it is a hidden-state output, permute with --free latent",
+            )
+        permutations.update(_leaf_permutations(structure, alignment, name))
+    gathers = tuple(
+        (skip, index)
+        for skip in structure.skips
+        if (index := _between(alignment, skip)) is not None
+    )
+    return Basis(structure.space_symmetry, permutations, gathers)
+
+
+def _leaf_permutations(
+    structure: Structure, alignment: Alignment, name: str
+) -> dict[Axis, np.ndarray]:
+    """Return a space's map per free axis; inner maps are stored per head of B, kept per head of A."""
+    found, free = alignment.maps[name], structure.leaves[name]
+    over = structure.spaces[name].over
+    if found.ndim == 1:
+        return {free[0].root: found}
+    heads = alignment.maps[over] if over else np.arange(len(free))
+    return {free[int(source)].root: found[j] for j, source in enumerate(heads)}
+
+
+def _between(alignment: Alignment, skip: Skip) -> np.ndarray | None:
+    """Return the index vector that takes the stream before a block to the basis after it."""
+    before = alignment.maps.get(skip.before or "")
+    after = alignment.maps.get(skip.after or "")
+    if before is None or after is None or np.array_equal(before, after):
+        return None
+    return np.argsort(before)[after]
+
+
+def write_basis(
+    model: Model,
+    basis: Basis,
+    output: Path,
+    metadata: Mapping[str, str],
+    *,
+    force: bool = False,
+) -> int:
+    """Write the permuted model; returns the number of initializers that changed.
+
+    Without Gathers only weights change and they are streamed. With them the model is edited as a
+    whole, in memory.
+    """
+    moved = basis.replacements()
+    if not basis.gathers:
+        write_model(model, output, moved, metadata, force=force)
+        return len(moved)
+    _write_with_gathers(model, basis, moved, output, metadata, force=force)
+    return len(moved)
+
+
+def _write_with_gathers(
+    model: Model,
+    basis: Basis,
+    moved: Mapping[str, Callable[[], np.ndarray]],
+    output: Path,
+    metadata: Mapping[str, str],
+    *,
+    force: bool,
+) -> None:
+    if output.exists() and not force:
+        raise OutputError("the output file exists", where=str(output), hint="use --force")
+    if any(output.exists() and output.samefile(path) for path in model.files):
+        raise OutputError("the output is an input file", where=str(output), hint="write elsewhere")
+    edited = with_gathers(onnx.load(str(model.path)), basis, moved)
+    for key, value in metadata.items():
+        edited.metadata_props.add(key=key, value=value)
+    _save(edited, output)
+
+
+def with_gathers(
+    proto: onnx.ModelProto, basis: Basis, moved: Mapping[str, Callable[[], np.ndarray]]
+) -> onnx.ModelProto:
+    """Return a whole model with its weights replaced and a Gather on every skip that needs one."""
+    for tensor in proto.graph.initializer:
+        if tensor.name in moved:
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(moved[tensor.name]()), tensor.name))
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.output[0] in moved:
+            value = numpy_helper.from_array(np.asarray(moved[node.output[0]]()))
+            node.attribute[0].t.CopyFrom(value)
+    for number, (skip, index) in enumerate(basis.gathers):
+        position = next(i for i, n in enumerate(proto.graph.node) if skip.node in n.output)
+        add = proto.graph.node[position]
+        name = f"graphrebase_skip_{number}"
+        proto.graph.initializer.append(numpy_helper.from_array(index.astype(np.int64), name))
+        gather = helper.make_node(
+            "Gather", [add.input[skip.position], name], [f"{name}_output"], name, axis=-1
+        )
+        add.input[skip.position] = f"{name}_output"
+        proto.graph.node.insert(position, gather)
+    return proto
+
+
+def _save(proto: onnx.ModelProto, output: Path) -> None:
+    """Write a model in one file, all or nothing."""
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(proto.SerializeToString())
+        os.replace(temporary, output)
+    except (OSError, ValueError) as error:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise OutputError("cannot write the output", where=str(output), hint=str(error)) from error
+
+
+def leave_one_out(basis: Basis, skipped: Sequence[str]) -> dict[str, Callable[[], np.ndarray]]:
+    """Return the replacements without some constants: the control that a check must notice."""
+    return {name: make for name, make in basis.replacements().items() if name not in skipped}

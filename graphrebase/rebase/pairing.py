@@ -1,0 +1,116 @@
+"""Line up two models by structure: which roles correspond, which spaces both allow to move."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from graphrebase.align import AlignmentProblem, Space, Weight
+from graphrebase.errors import MismatchError
+from graphrebase.structure import Role, Structure
+
+#: Roles of these kinds make an architecture; a head may come and go with the task.
+_BODY = ("attention", "mlp", "norm")
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """What two models have in common.
+
+    Attributes:
+        roles: names of the roles that both have in the same shape.
+        axes: spaces per axis of each role, where both models allow them.
+        spaces: the spaces that are left.
+        fixed: head spaces that must keep their order in either model.
+    """
+
+    roles: tuple[str, ...]
+    axes: Mapping[str, tuple[str | None, ...]]
+    spaces: Mapping[str, Space]
+    fixed: frozenset[str]
+
+
+def check_architecture(one: Structure, other: Structure, names: tuple[str, str]) -> None:
+    """Check that the bodies of two models are the same architecture.
+
+    Args:
+        one, other: the structures.
+        names: what to call them in messages ("base", "target").
+
+    Raises:
+        MismatchError: no blocks were found, or blocks, widths or head layouts differ.
+    """
+    for structure, name in ((one, names[0]), (other, names[1])):
+        if not structure.blocks:
+            raise MismatchError(
+                f"no attention or MLP block was recognised in the {name} model",
+                where=str(structure.model.path),
+                hint="look at `graphrebase inspect` for near misses",
+            )
+    left, right = _body(one), _body(other)
+    missing = [n for n in left if n not in right and not n.endswith(".bias")]
+    extra = [n for n in right if n not in left and not n.endswith(".bias")]
+    where = f"{one.model.path} and {other.model.path}"
+    hint = "both must be releases of one architecture; compare them with `graphrebase inspect`"
+    if missing or extra:
+        owner, lacking = names if missing else names[::-1]
+        name = (missing or extra)[0]
+        raise MismatchError(
+            f"different architectures: {name} exists in the {owner} model, "
+            f"but not in the {lacking} model ({len(missing) + len(extra)} such differences)",
+            where=where,
+            hint=hint,
+        )
+    for name, role in left.items():
+        if name in right and right[name].view.shape != role.view.shape:
+            raise MismatchError(
+                f"different architectures: {name} has shape {role.view.shape} in the {names[0]} "
+                f"model and {right[name].view.shape} in the {names[1]} model",
+                where=where,
+                hint=hint,
+            )
+
+
+def _body(structure: Structure) -> dict[str, Role]:
+    return {name: role for name, role in structure.roles.items() if role.kind in _BODY}
+
+
+def pair(one: Structure, other: Structure) -> Pairing:
+    """Return what two models have in common, after ``check_architecture``."""
+    shared = [
+        name
+        for name, role in one.roles.items()
+        if name in other.roles and other.roles[name].view.shape == role.view.shape
+    ]
+    usable = _usable_spaces(one, other, shared)
+    axes = {
+        name: tuple(space if space in usable else None for space in one.roles[name].axes)
+        for name in shared
+    }
+    spaces = {name: one.spaces[name] for name in one.spaces if name in usable}
+    fixed = (one.fixed | other.fixed) & set(spaces)
+    return Pairing(tuple(shared), axes, spaces, frozenset(fixed))
+
+
+def _usable_spaces(one: Structure, other: Structure, roles: Collection[str]) -> set[str]:
+    """Return the spaces on which both models agree in every role."""
+    usable = {name for name, space in one.spaces.items() if other.spaces.get(name) == space}
+    for name in roles:
+        for left, right in zip(one.roles[name].axes, other.roles[name].axes, strict=True):
+            if left != right:
+                usable -= {left, right}
+    return {n for n in usable if one.spaces[n].over is None or one.spaces[n].over in usable}
+
+
+def build_problem(one: Structure, other: Structure, pairing: Pairing) -> AlignmentProblem:
+    """Return the alignment problem of two paired models."""
+    weights = tuple(
+        Weight(name, pairing.axes[name], partial(one.read, name), partial(other.read, name))
+        for name in pairing.roles
+        if any(pairing.axes[name])
+    )
+    used = {space for weight in weights for space in weight.spaces}
+    used |= {pairing.spaces[s].over or "" for s in used}
+    spaces = {name: space for name, space in pairing.spaces.items() if name in used}
+    return AlignmentProblem(spaces, weights, pairing.fixed & set(spaces))

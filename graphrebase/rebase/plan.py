@@ -1,0 +1,211 @@
+"""The plan of a rebase: for every role of the template, whether it is moved, and how.
+
+theta = theta_B + alpha * pi(theta_A_ft - theta_A), role by role, in the layout of the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphrebase.align import Alignment, Space, transport
+from graphrebase.errors import MismatchError, VerificationError
+from graphrebase.structure import Role, Structure
+
+#: What can happen to a role.
+MOVED, CARRIED, COPIED, REFUSED = "moved", "carried", "copied", "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What happens to one role of the template.
+
+    Attributes:
+        role: its name.
+        kind: its kind (attention, mlp, norm, embedding, head, other).
+        action: ``moved`` (B + alpha * moved task vector), ``carried`` (only A_ft has it: moved
+            into B's basis), ``copied`` (B's or the template's value as it is) or ``refused``.
+        reason: why, where it is not moved.
+    """
+
+    role: str
+    kind: str
+    action: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVector:
+    """The fine-tuning of A, moved onto B, role by role.
+
+    Attributes:
+        base, finetuned, target: structures of A, A_ft and B.
+        alignment: maps from A's order to B's.
+        spaces: spaces of the maps.
+        axes: spaces per axis of every role that the pair A, B shares.
+        alpha: scale of the task vector.
+    """
+
+    base: Structure
+    finetuned: Structure
+    target: Structure
+    alignment: Alignment
+    spaces: Mapping[str, Space]
+    axes: Mapping[str, tuple[str | None, ...]]
+    alpha: float
+
+    def moved(self, role: str) -> np.ndarray:
+        """Return theta_B + alpha * pi(theta_A_ft - theta_A), float64.
+
+        A bias that an exporter dropped because it was zero counts as zero.
+
+        Raises:
+            VerificationError: a weight is not finite.
+        """
+        shape = next(
+            s.roles[role].view.shape
+            for s in (self.finetuned, self.base, self.target)
+            if role in s.roles
+        )
+        new, old, goal = (
+            _finite(s, role) if role in s.roles else np.zeros(shape)
+            for s in (self.finetuned, self.base, self.target)
+        )
+        axes = self.axes.get(role) or self._own_axes(role)
+        return goal + self.alpha * transport(new - old, axes, self.alignment, self.spaces)
+
+    def carried(self, role: str) -> np.ndarray:
+        """Return a role that only A_ft has, in B's basis."""
+        values = _finite(self.finetuned, role)
+        return transport(values, self._own_axes(role), self.alignment, self.spaces)
+
+    def _own_axes(self, role: str) -> tuple[str | None, ...]:
+        structure = self.finetuned if role in self.finetuned.roles else self.target
+        axes = structure.roles[role].axes
+        return tuple(a if a in self.spaces else None for a in axes)
+
+
+def _finite(structure: Structure, role: str) -> np.ndarray:
+    values = np.asarray(structure.read(role), np.float64)
+    if not np.isfinite(values).all():
+        raise VerificationError(
+            f"{role} holds NaN or infinite values",
+            where=f"{structure.model.path}, tensor '{structure.roles[role].view.tensor}'",
+            hint="export the model again from a healthy checkpoint",
+        )
+    return values
+
+
+def make_plan(vector: TaskVector, template: str) -> tuple[Entry, ...]:
+    """Return what happens to every role of the template.
+
+    Args:
+        vector: the task vector.
+        template: ``finetuned`` (A_ft's graph) or ``target`` (B's graph).
+
+    Raises:
+        MismatchError: the template cannot hold the result.
+    """
+    holder = vector.finetuned if template == "finetuned" else vector.target
+    entries = [_entry(vector, role, template) for role in holder.roles.values()]
+    _check_left_out(vector, holder, template)
+    return tuple(entries)
+
+
+def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
+    name, kind = role.name, role.kind
+    base, new, goal = (s.roles.get(name) for s in (vector.base, vector.finetuned, vector.target))
+    same_old = base is not None and new is not None and base.view.shape == new.view.shape
+    same_new = goal is not None and new is not None and goal.view.shape == new.view.shape
+    if same_old and same_new:
+        return Entry(name, kind, MOVED)
+    if name.endswith(".bias") and kind != "head" and (same_old or same_new):
+        return Entry(name, kind, MOVED)
+    if template == "target":
+        return Entry(name, kind, COPIED, "only the target has it")
+    if not same_old and kind == "head":
+        return Entry(name, kind, CARRIED, "only the fine-tuned model has it")
+    if kind == "other" and same_old and _unchanged(vector, name):
+        return Entry(name, kind, COPIED, "a constant that fine-tuning left alone")
+    if kind == "head":
+        return Entry(name, kind, CARRIED, "the target has no such head")
+    return Entry(name, kind, REFUSED, "no counterpart in the other models; kept as fine-tuned")
+
+
+def _unchanged(vector: TaskVector, name: str) -> bool:
+    return bool(np.array_equal(vector.base.read(name), vector.finetuned.read(name)))
+
+
+def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> None:
+    """Refuse a template without a place for a weight that the result needs."""
+    others = [vector.target if template == "finetuned" else vector.finetuned]
+    for structure in others:
+        for name, role in structure.roles.items():
+            if name in holder.roles or role.kind == "other":
+                continue
+            if role.kind == "head":
+                if template == "target" and name not in vector.base.roles:
+                    raise MismatchError(
+                        f"the target's graph has no place for {name}, a head that only the "
+                        "fine-tuned model has",
+                        hint="use --template finetuned",
+                    )
+                continue
+            if name.endswith(".bias") and not np.any(structure.read(name)):
+                continue
+            raise MismatchError(
+                f"the {template} graph has no place for {name}",
+                where=str(holder.model.path),
+                hint="try the other --template, or export both models with the same exporter",
+            )
+
+
+def replacements(
+    vector: TaskVector, plan: Iterable[Entry], template: str
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Return, for every constant of the template that changes, a function that computes it."""
+    holder = vector.finetuned if template == "finetuned" else vector.target
+    by_tensor: dict[str, list[Entry]] = {}
+    for entry in plan:
+        if entry.action in (MOVED, CARRIED):
+            by_tensor.setdefault(holder.roles[entry.role].view.tensor, []).append(entry)
+    return {
+        tensor: _Builder(vector, holder, tensor, tuple(entries))
+        for tensor, entries in by_tensor.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Compute the new value of one constant when called, and nothing before."""
+
+    vector: TaskVector
+    holder: Structure
+    tensor: str
+    entries: tuple[Entry, ...]
+
+    def __call__(self) -> np.ndarray:
+        stored = np.array(self.holder.model.tensors[self.tensor].load(), dtype=np.float64)
+        written = {}
+        for entry in self.entries:
+            act = self.vector.moved if entry.action == MOVED else self.vector.carried
+            values = act(entry.role)
+            self.holder.roles[entry.role].view.write(stored, values)
+            if len(self.entries) > 1:
+                written[entry.role] = values
+        for role, values in written.items():
+            self._check_agreement(role, values, stored)
+        return stored
+
+    def _check_agreement(self, role: str, values: np.ndarray, stored: np.ndarray) -> None:
+        kept = self.holder.roles[role].view.read(stored)
+        scale = float(np.max(np.abs(values), initial=0.0))
+        if not np.allclose(kept, values, rtol=0.0, atol=1e-5 * max(scale, 1e-12)):
+            roles = ", ".join(entry.role for entry in self.entries)
+            raise MismatchError(
+                f"the template stores {roles} in one tensor, but they now differ",
+                where=f"{self.holder.model.path}, tensor '{self.tensor}'",
+                hint="try the other --template, or an export that does not merge equal tensors",
+            )
