@@ -4,7 +4,6 @@ A pattern labels parts of a graph for people and for alignment. What may be perm
 the axis algebra alone, so a missed or wrong label can cost quality, never soundness.
 """
 
-from graphrebase.graph.pattern import Pattern
 from graphrebase.patterns import (
     attention_operator,
     attention_softmax,
@@ -12,6 +11,8 @@ from graphrebase.patterns import (
     layer_norm_decomposed,
     rms_norm_decomposed,
 )
+
+from graphrebase.graph.pattern import Pattern
 
 PATTERNS: tuple[Pattern, ...] = (
     attention_softmax.PATTERN,

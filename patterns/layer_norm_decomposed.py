@@ -19,8 +19,12 @@ def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
     if scaled is None or gain is None:
         return NearMiss("layer_norm_decomposed", node, "normalised, but no gain follows")
     parts = {"input": centred.inputs[0], "gain": gain, "output": scaled.outputs[0]}
-    shifted = next((s.node for s in scene.graph.users(scaled.outputs[0]) if s.node.op_type == "Add"), None)
-    bias = next((n for n in shifted.inputs if scene.graph.is_constant(n)), None) if shifted else None
+    shifted = next(
+        (s.node for s in scene.graph.users(scaled.outputs[0]) if s.node.op_type == "Add"), None
+    )
+    bias = (
+        next((n for n in shifted.inputs if scene.graph.is_constant(n)), None) if shifted else None
+    )
     if shifted is not None and bias is not None:
         parts |= {"bias": bias, "output": shifted.outputs[0]}
     return Match("norm", node, parts, {"norm": "LayerNorm"})

@@ -17,11 +17,7 @@ def _is_reciprocal(scene: Scene, node: Node) -> bool:
 
 def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
     inverse = next(
-        (
-            p
-            for p in map(scene.producer, node.inputs)
-            if p is not None and _is_reciprocal(scene, p)
-        ),
+        (p for p in map(scene.producer, node.inputs) if p is not None and _is_reciprocal(scene, p)),
         None,
     )
     if inverse is None:

@@ -1,9 +1,10 @@
 """Linear assignment: the permutation that maximises a similarity, exactly and fast.
 
-A linear assignment is unchanged by subtracting a constant from a column. Subtracting entropic
-(Sinkhorn) column potentials first leaves the optimum exact and brings the matrix so close to
-solved that shortest augmenting paths have little left to do. Cost: O(n^3) at worst, in practice
-25 passes over the matrix and a few augmentations.
+A linear assignment is unchanged by subtracting a constant from a column or a row. Subtracting
+entropic (Sinkhorn) column potentials first leaves the optimum exact and brings the matrix so close
+to solved that shortest augmenting paths have little left to do; then each row's maximum, without
+which lapx 0.11 ignores the hint (2.8 s in place of 0.05 s at n = 3072). Cost: O(n^3) at worst, in
+practice 25 passes over the matrix and a few augmentations.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def best_permutation(similarity: NDArray[Any]) -> IndexArray:
         return np.asarray(best, dtype=np.int64)
     if len(values) >= SMALL and distinct < NEAR_SOLVED * len(values):
         values = values - column_potentials(values)
-    return _solver()(-values)
+    return _solver()(values.max(axis=1, keepdims=True) - values)
 
 
 def best_permutations(similarities: NDArray[Any]) -> IndexArray:

@@ -62,7 +62,9 @@ def _squeeze(inputs: Sequence[Array | None], attributes: dict[str, Any]) -> list
 def _reduce(function: Callable[..., Array]) -> Evaluator:
     def evaluate(inputs: Sequence[Array | None], attributes: dict[str, Any]) -> list[Array]:
         keep = bool(attributes.get("keepdims", 1))
-        return [np.asarray(function(_need(inputs[0]), axis=_axes(inputs, attributes), keepdims=keep))]
+        return [
+            np.asarray(function(_need(inputs[0]), axis=_axes(inputs, attributes), keepdims=keep))
+        ]
 
     return evaluate
 

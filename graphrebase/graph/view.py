@@ -130,9 +130,7 @@ def build_graph(model: Model) -> Graph:
     initializers = {tensor.name for tensor in proto.graph.initializer}
     known |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
     kept = [
-        node
-        for node in proto.graph.node
-        if not (node.op_type == "Constant" or _is_alias(node))
+        node for node in proto.graph.node if not (node.op_type == "Constant" or _is_alias(node))
     ]
     nodes = _ordered([_node(node, aliases) for node in kept], known, model)
     return Graph(

@@ -11,7 +11,7 @@ from graphrebase.errors import MismatchError
 from graphrebase.structure import Role, Structure
 
 #: Roles of these kinds make an architecture; a head may come and go with the task.
-_BODY = ("attention", "mlp", "norm")
+_BODY = ("embedding", "attention", "mlp", "norm")
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,12 @@ def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
         return Entry(name, kind, COPIED, "a constant that fine-tuning left alone")
     if kind == "head":
         return Entry(name, kind, CARRIED, "the target has no such head")
+    if any(role.axes):
+        raise MismatchError(
+            f"{name} (tensor '{role.view.tensor}') has no counterpart in the other models",
+            hint="the three models must be exports of one architecture; compare them with "
+            "`graphrebase inspect`",
+        )
     return Entry(name, kind, REFUSED, "no counterpart in the other models; kept as fine-tuned")
 
 

@@ -159,9 +159,7 @@ def rebase(
     residual = settings.residual
     if stored is not None:
         residual = str(stored.options.get("residual", residual))
-    structures = {
-        name: find_structure(model, residual=residual) for name, model in models.items()
-    }
+    structures = {name: find_structure(model, residual=residual) for name, model in models.items()}
     base_structure, target_structure = structures["base"], structures["target"]
     check_architecture(base_structure, structures["finetuned"], ("base", "fine-tuned"))
     check_architecture(base_structure, target_structure, ("base", "target"))
@@ -217,5 +215,3 @@ def _provenance(alignment: Alignment, settings: Settings, hashes: Mapping[str, s
         "sha256": dict(hashes),
     }
     return json.dumps(record, sort_keys=True)
-
-

@@ -3,6 +3,7 @@
 from graphrebase.structure.blocks import Attention, Mlp
 from graphrebase.structure.model import RESIDUAL_MODES, Skip, Structure, find_structure
 from graphrebase.structure.roles import Role
+from graphrebase.structure.summary import coverage, summary
 from graphrebase.structure.views import View
 
 __all__ = [
@@ -13,5 +14,7 @@ __all__ = [
     "Skip",
     "Structure",
     "View",
+    "coverage",
     "find_structure",
+    "summary",
 ]

@@ -159,7 +159,9 @@ def _find_parts(model: Model) -> _Parts:
     towers = tuple(keys.index(feeds[_end(b)]) for b in ordered)
     norms = [m for m in matches if m.kind == "norm"]
     norms.sort(key=lambda m: (_tower(feeds[m.parts["output"]], keys), m.node.index))
-    return _Parts(graph, shapes, linears, tuple(ordered), towers, keys, tuple(norms), (*missed, *lost))
+    return _Parts(
+        graph, shapes, linears, tuple(ordered), towers, keys, tuple(norms), (*missed, *lost)
+    )
 
 
 def _tower(inputs: tuple[str, ...], towers: Sequence[tuple[str, ...]]) -> int:
@@ -188,7 +190,9 @@ def _feeding_inputs(graph: Graph) -> dict[str, tuple[str, ...]]:
         for name in node.outputs:
             masks[name] = mask
     names = list(graph.inputs)
-    table = {m: tuple(sorted(n for i, n in enumerate(names) if m >> i & 1)) for m in set(masks.values())}
+    table = {
+        m: tuple(sorted(n for i, n in enumerate(names) if m >> i & 1)) for m in set(masks.values())
+    }
     return {value: table[mask] for value, mask in masks.items()}
 
 

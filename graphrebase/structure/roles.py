@@ -99,7 +99,9 @@ def attention_spaces(table: SpaceTable, layer: Attention, index: int) -> Attenti
     kv = layer.kv_heads
     if not query or not value:
         return AttentionSpaces(None, None, None, None)
-    head_axis = next((f for f in value[:-1] if f.length == kv and not isinstance(f.form, Fibre)), None)
+    head_axis = next(
+        (f for f in value[:-1] if f.length == kv and not isinstance(f.form, Fibre)), None
+    )
     member_axis = next((f for f in query[:-1] if isinstance(f.form, Fibre)), None)
     head = None
     if head_axis is not None and kv > 1:
@@ -137,9 +139,7 @@ def _inner(
     return table.add(space, form.members)
 
 
-def attention_roles(
-    table: SpaceTable, layer: Attention, index: int
-) -> Iterable[Role]:
+def attention_roles(table: SpaceTable, layer: Attention, index: int) -> Iterable[Role]:
     """Yield the roles of one attention layer in canonical shapes: (kv, [g,] d, D) and so on."""
     spaces = attention_spaces(table, layer, index)
     kv, group = layer.kv_heads, layer.heads // layer.kv_heads
@@ -154,7 +154,9 @@ def attention_roles(
     }
     for letter, (projection, rows, shape, axes) in members.items():
         yield from _projection_roles(table, f"{prefix}.{letter}", projection, rows, shape, axes)
-    yield from _output_roles(table, f"{prefix}.o", layer.output, order, lead, (*heads, spaces.value_output))
+    yield from _output_roles(
+        table, f"{prefix}.o", layer.output, order, lead, (*heads, spaces.value_output)
+    )
 
 
 def _projection_roles(
@@ -169,9 +171,17 @@ def _projection_roles(
     shape = (*lead, rows.shape[-1])
     picked = _or_all(rows.reshape(-1), linear.out_width)
     weight = linear.weight.picked(picked).shaped((*shape, linear.in_width))
-    yield Role(f"{name}.weight", "attention", weight, (*axes, table.last(linear.input)), linear.node.index)
+    yield Role(
+        f"{name}.weight", "attention", weight, (*axes, table.last(linear.input)), linear.node.index
+    )
     if linear.bias is not None:
-        yield Role(f"{name}.bias", "attention", linear.bias.picked(picked).shaped(shape), axes, linear.node.index)
+        yield Role(
+            f"{name}.bias",
+            "attention",
+            linear.bias.picked(picked).shaped(shape),
+            axes,
+            linear.node.index,
+        )
 
 
 def _output_roles(
@@ -205,7 +215,13 @@ def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
     for letter, linear, rows in parts:
         picked = _or_all(rows, linear.out_width)
         weight = linear.weight.picked(picked).shaped((len(rows), linear.in_width))
-        yield Role(f"{prefix}.{letter}.weight", "mlp", weight, (hidden, table.last(linear.input)), linear.node.index)
+        yield Role(
+            f"{prefix}.{letter}.weight",
+            "mlp",
+            weight,
+            (hidden, table.last(linear.input)),
+            linear.node.index,
+        )
         if linear.bias is not None:
             bias = linear.bias.picked(picked).shaped((len(rows),))
             yield Role(f"{prefix}.{letter}.bias", "mlp", bias, (hidden,), linear.node.index)
@@ -277,9 +293,7 @@ def other_roles(table: SpaceTable, graph: Graph, claimed: set[str]) -> Iterable[
         yield Role(f"other.{label}.{number}", "other", view, kept, node_index)
 
 
-def _remaining(
-    graph: Graph, claimed: set[str]
-) -> Iterable[tuple[str, TensorRef, int, int]]:
+def _remaining(graph: Graph, claimed: set[str]) -> Iterable[tuple[str, TensorRef, int, int]]:
     seen: set[str] = set()
     for node in graph.nodes:
         for position, name in enumerate(node.inputs):
@@ -297,11 +311,16 @@ def residual_space(
     """Register the points before and after a block; returns their spaces."""
     values = table.symmetry.values
     names: list[str | None] = []
-    for value, name in ((residual.node.inputs[residual.skip], before), (residual.node.outputs[0], after)):
+    for value, name in (
+        (residual.node.inputs[residual.skip], before),
+        (residual.node.outputs[0], after),
+    ):
         axes = values.get(value)
         axis = axes[-1] if axes else None
         free = axis is not None and isinstance(axis.form, Leaf)
-        names.append(table.add(Space(name, "residual", axis.length), [axis]) if axis and free else None)
+        names.append(
+            table.add(Space(name, "residual", axis.length), [axis]) if axis and free else None
+        )
     return names[0], names[1]
 
 

@@ -118,9 +118,7 @@ def _flattened(name: str, shape: tuple[int, ...]) -> View:
     return View(name, (shape[0], int(np.prod(shape[1:]))), shape=shape)
 
 
-def _indexed(
-    graph: Graph, shapes: ShapeTable, node: Node, value: str, source: View
-) -> View | None:
+def _indexed(graph: Graph, shapes: ShapeTable, node: Node, value: str, source: View) -> View | None:
     """Return a view by the flat index of every element, moved through one structural node."""
     size = int(np.prod(graph.constants[source.tensor].shape))
     before = source.read(np.arange(size).reshape(graph.constants[source.tensor].shape))

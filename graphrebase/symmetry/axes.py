@@ -349,7 +349,9 @@ class Solver:
             return frozen(outer, form.reason), frozen(inner, form.reason)
         if not (is_static(outer) and is_static(inner)) or outer[0] > MAX_MEMBERS:
             self.freeze(axis, "regrouped by a dynamic size")
-            return self.split(axis, outer) if isinstance(axis.form, Frozen) else _parts(outer, inner)
+            return (
+                self.split(axis, outer) if isinstance(axis.form, Frozen) else _parts(outer, inner)
+            )
         if isinstance(form, Leaf):
             head = leaf(outer[0])
             tail = fibre(head, [leaf(inner[0]) for _ in range(outer[0])])

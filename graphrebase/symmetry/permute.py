@@ -78,9 +78,7 @@ def _members(
         yield {}, axis
         return
     dimension = next(
-        i
-        for i, f in enumerate(flat)
-        if f.root is form.over.root and not isinstance(f.form, Fibre)
+        i for i, f in enumerate(flat) if f.root is form.over.root and not isinstance(f.form, Fibre)
     )
     for i, member in enumerate(form.members):
         inner = [solver.at(f, form.over, i) for f in flat]
@@ -103,7 +101,9 @@ def index_vector(axis: Axis, permutations: Permutations, solver: Solver) -> np.n
     if isinstance(form, Product):
         flat = solver.factors(axis)
         grid = np.arange(axis.length).reshape(axis.length)
-        return permute_array(grid.reshape([f.length for f in flat]), flat, permutations, solver).reshape(-1)
+        return permute_array(
+            grid.reshape([f.length for f in flat]), flat, permutations, solver
+        ).reshape(-1)
     return np.arange(axis.length)
 
 
@@ -111,9 +111,7 @@ def _moved(axis: Axis, permutations: Permutations) -> Iterator[Axis]:
     return (x for x in leaves(axis) if x in permutations)
 
 
-def random_permutations(
-    leaf_axes: Sequence[Axis], seed: int
-) -> dict[Axis, np.ndarray]:
+def random_permutations(leaf_axes: Sequence[Axis], seed: int) -> dict[Axis, np.ndarray]:
     """Return a random index vector for each free axis; never the identity where size allows."""
     rng = np.random.default_rng(seed)
     drawn: dict[Axis, np.ndarray] = {}

@@ -239,7 +239,9 @@ def _constant_axes(name: str, state: _State, use: Use | None = None) -> Axes:
     if name not in state.constants:
         floating = ref.dtype.kind not in "iubSU"
         state.constants[name] = (
-            _fresh(ref.shape) if floating else [frozen((n, n), "integer constant") for n in ref.shape]
+            _fresh(ref.shape)
+            if floating
+            else [frozen((n, n), "integer constant") for n in ref.shape]
         )
     return state.constants[name]
 
@@ -304,7 +306,9 @@ def _close_all(state: _State) -> None:
             return
 
 
-def _placed(axis: Axis, path: tuple[str, ...], over: Axis | None) -> Iterable[tuple[Axis, tuple[str, ...], Axis | None]]:
+def _placed(
+    axis: Axis, path: tuple[str, ...], over: Axis | None
+) -> Iterable[tuple[Axis, tuple[str, ...], Axis | None]]:
     """Yield every free axis with its place; the members of one fibre share a place."""
     form = axis.form
     if isinstance(form, Leaf):

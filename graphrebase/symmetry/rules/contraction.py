@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphrebase.symmetry.axes import Axis
+from graphrebase.symmetry.axes import Axis, frozen
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 
 
@@ -62,7 +62,5 @@ def conv(context: Context) -> list[Axes]:
         solver.unify(weight[0], bias[0])
     for axis in (*data[2:], *weight[2:]):
         solver.freeze(axis, "pixel positions of a convolution")
-    from graphrebase.symmetry.axes import frozen
-
     spatial = [frozen(d, "image positions") for d in context.dims()[2:]]
     return [[data[0], weight[0], *spatial]]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from graphrebase.symmetry.axes import leaf
-from graphrebase.symmetry.registry import Axes, Context, dim_reason, rule
-from graphrebase.symmetry.axes import frozen
 from graphrebase.graph.shapes import is_static
+from graphrebase.symmetry.axes import frozen, leaf
+from graphrebase.symmetry.registry import Axes, Context, dim_reason, rule
 
 
 @rule(
@@ -45,9 +44,12 @@ def dropout(context: Context) -> list[Axes]:
 @rule("Sin", "Cos")
 def rotary_table(context: Context) -> list[Axes]:
     """Freeze: these tables encode positions, whose frequencies mean the same in every model."""
+    reason = "rotary pairs: frequencies keep their place"
     for axis in context.axes(0):
-        context.solver.freeze(axis, "rotary pairs: frequencies keep their place")
-    return [list(context.axes(0))]
+        context.solver.freeze(axis, reason)
+    return [
+        [frozen(axis.size, reason) if is_static(axis.size) else axis for axis in context.axes(0)]
+    ]
 
 
 @rule("ConstantOfShape", "Range", "Shape", "Size")
@@ -56,7 +58,9 @@ def computed(context: Context) -> list[Axes]:
     copies = context.node.op_type == "ConstantOfShape"
     return [
         [
-            leaf(d[0], copies=True) if copies and is_static(d) and d[0] > 1 else frozen(d, dim_reason(d))
+            leaf(d[0], copies=True)
+            if copies and is_static(d) and d[0] > 1
+            else frozen(d, dim_reason(d))
             for d in context.dims()
         ]
     ]

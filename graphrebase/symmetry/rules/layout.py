@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from graphrebase.graph import Dim
 from graphrebase.graph.shapes import is_static
 from graphrebase.symmetry.axes import (
@@ -131,8 +133,9 @@ def concat(context: Context) -> list[Axes]:
     joint = context.broadcast([[a for i, a in enumerate(o) if i != axis] for o in operands])
     parts = [o[axis] for o in operands]
     joined = concatenation(parts)
-    if all(isinstance(p.form, Frozen) for p in parts):
-        joined = frozen(joined.size, parts[0].form.reason)  # type: ignore[union-attr]
+    reasons = [p.form.reason for p in parts if isinstance(p.form, Frozen)]
+    if len(reasons) == len(parts):
+        joined = frozen(joined.size, reasons[0])
     joint.insert(axis, joined)
     return [joint]
 
@@ -187,8 +190,7 @@ def _bounds(context: Context, rank: int) -> dict[int, tuple[Dim | None, Dim]]:
             starts = []
         else:
             starts = [
-                (int(a), int(b))
-                for a, b in zip(np_list(pair[0]), np_list(pair[1]), strict=True)
+                (int(a), int(b)) for a, b in zip(np_list(pair[0]), np_list(pair[1]), strict=True)
             ]
     chosen = context.ints(3, "axes")
     count = len(chosen) if chosen is not None else max(len(starts), 1)
@@ -202,8 +204,6 @@ def _bounds(context: Context, rank: int) -> dict[int, tuple[Dim | None, Dim]]:
 
 def np_list(values: object) -> list[int]:
     """Return an integer array of any rank as a flat list."""
-    import numpy as np
-
     return [int(v) for v in np.atleast_1d(np.asarray(values)).reshape(-1)]
 
 
@@ -213,7 +213,10 @@ def _sliced(
     whole, solver = axes[axis], context.solver
     if not (is_static(whole.size) and is_static(size) and start and is_static(start)):
         solver.freeze(whole, "sliced at a dynamic bound")
-        return [frozen(size, "sliced at a dynamic bound") if i == axis else a for i, a in enumerate(axes)]
+        return [
+            frozen(size, "sliced at a dynamic bound") if i == axis else a
+            for i, a in enumerate(axes)
+        ]
     length, first, stride = whole.length, start[0], step[0]
     first = min(max(first + length if first < 0 else first, 0), length)
     if stride == 1:

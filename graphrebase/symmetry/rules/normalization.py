@@ -48,7 +48,9 @@ def reduce(context: Context) -> list[Axes]:
     dropped = {a % len(axes) for a in (range(len(axes)) if given is None else given)}
     context.reduce(axes, sorted(dropped))
     keep = context.node.attributes.get("keepdims", 1)
-    return [[_unit() if i in dropped else a for i, a in enumerate(axes) if keep or i not in dropped]]
+    return [
+        [_unit() if i in dropped else a for i, a in enumerate(axes) if keep or i not in dropped]
+    ]
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool")

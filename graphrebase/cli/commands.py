@@ -1,0 +1,235 @@
+"""The sub-commands: options in, one call to the rooms below, one result out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphrebase.errors import UsageError, VerificationError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output file.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Residual = Annotated[
+    str,
+    typer.Option("--residual", help="per-point (a permutation at every residual point) or shared."),
+]
+Intra = Annotated[
+    str,
+    typer.Option("--intra", help="split ((Q, K) and (V, O) apart) or paper (one for all four)."),
+]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add every command to the application."""
+    for function in (rebase, align, inspect, permute, verify, evaluate, demo):
+        app.command()(function)
+
+
+def rebase(
+    base: Annotated[Path, typer.Option("--base", help="A: the old base model.")],
+    finetuned: Annotated[Path, typer.Option("--finetuned", help="A_ft: A, fine-tuned.")],
+    target: Annotated[Path, typer.Option("--target", help="B: the new base model.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    method: Annotated[str, typer.Option(help="auto, transfusion or naive.")] = "auto",
+    alpha: Annotated[float, typer.Option(help="Scale of the task vector.")] = 1.0,
+    residual: Residual = "per-point",
+    intra: Intra = "split",
+    alignment: Annotated[
+        Path | None, typer.Option("--alignment", help="A stored alignment of base and target.")
+    ] = None,
+    save_alignment: Annotated[
+        Path | None, typer.Option("--save-alignment", help="Store the alignment found.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="Whose graph the output has: finetuned or target.")
+    ] = "finetuned",
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only, write nothing.")] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Move the fine-tuning of an old base model onto a new one."""
+    from graphrebase import report as reports
+    from graphrebase.align import save
+    from graphrebase.rebase import Settings
+    from graphrebase.rebase import rebase as run
+
+    if output is None and not dry_run:
+        raise UsageError("no output file given", hint="add -o OUT.onnx, or --dry-run")
+    settings = Settings(method, alpha, residual, intra, template, device, seed)
+    _check_outputs([p for p in (report, save_alignment) if p], force, [base, finetuned, target])
+    result = run(
+        base, finetuned, target, None if dry_run else output, settings,
+        alignment=alignment, force=force,
+    )  # fmt: skip
+    if save_alignment is not None:
+        save(result.alignment, save_alignment, force=force)
+    data = reports.rebase_data(result)
+    if report is not None:
+        reports.write_html(data, report, kind="rebase")
+    _show(data, json, reports.rebase_tables)
+
+
+def align(
+    base: Annotated[Path, typer.Argument(metavar="A", help="The old base model.")],
+    target: Annotated[Path, typer.Argument(metavar="B", help="The new base model.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Alignment file to write.")],
+    method: Annotated[str, typer.Option(help="transfusion or naive.")] = "transfusion",
+    residual: Residual = "per-point",
+    intra: Intra = "split",
+    device: Device = "auto",
+    seed: Seed = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Align two releases once, for every model that was fine-tuned on the first."""
+    from graphrebase import report as reports
+    from graphrebase.align import save
+    from graphrebase.rebase import Settings, align_models
+
+    settings = Settings(method, residual=residual, intra=intra, device=device, seed=seed)
+    _check_outputs([output], force, [base, target])
+    found, why = align_models(base, target, settings)
+    save(found, output, force=force)
+    _show(reports.alignment_data(found, why, output), json, reports.alignment_tables)
+
+
+def inspect(
+    model: ModelFile,
+    free: Annotated[
+        str, typer.Option(help="Interface axes that may move: latent, state, or both.")
+    ] = "",
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Show blocks, symmetry groups, what is frozen and why."""
+    from graphrebase import report as reports
+    from graphrebase.io import read_model
+    from graphrebase.structure import find_structure, summary
+
+    _check_outputs([report] if report else [], force, [model])
+    data = summary(find_structure(read_model(model), free=_kinds(free)))
+    if report is not None:
+        reports.write_html(data, report, kind="inspect")
+    _show(data, json, reports.inspect_tables)
+
+
+def permute(
+    model: ModelFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    random: Annotated[
+        bool, typer.Option("--random", help="A random element of each group.")
+    ] = False,
+    alignment: Annotated[
+        Path | None, typer.Option("--alignment", help="The alignment that starts from this model.")
+    ] = None,
+    free: Annotated[
+        str, typer.Option(help="Interface axes that may move: latent, state, or both.")
+    ] = "",
+    seed: Seed = 0,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write the same function in another basis, and check that it is the same."""
+    from graphrebase import report as reports
+    from graphrebase.verify import permute_model
+
+    if random == (alignment is not None):
+        raise UsageError("say how to permute", hint="give --random or --alignment FILE")
+    data = permute_model(
+        model, output, alignment=alignment, free=_kinds(free), seed=seed, force=force
+    )
+    _show(data, json, reports.permute_tables)
+
+
+def verify(
+    model: ModelFile,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="The model to compare.")],
+    inputs: Annotated[Path | None, typer.Option(help="npz with one array per input.")] = None,
+    structure: Annotated[
+        bool, typer.Option("--structure", help="Compare everything but the weights.")
+    ] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Check that two models compute the same, or (--structure) differ in weights only."""
+    from graphrebase import report as reports
+    from graphrebase.verify import verify_function, verify_structure
+
+    if structure:
+        data = verify_structure(model, other)
+    else:
+        data = verify_function(model, other, inputs=inputs, seed=seed)
+    _show(data, json, reports.verify_tables)
+    if not data["passed"]:
+        raise VerificationError(
+            "the models differ" + (" in structure" if structure else ""),
+            where=f"{model} and {other}",
+            hint="the result above says where",
+        )
+
+
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL..", help="ONNX files.")],
+    data: Annotated[Path, typer.Option("--data", help="npz: one array per input, and 'label'.")],
+    json: Json = False,
+) -> None:
+    """Measure cross-entropy and accuracy on labelled data, side by side."""
+    from graphrebase import report as reports
+    from graphrebase.verify import evaluate_models
+
+    _show(evaluate_models(models, data), json, reports.evaluate_tables)
+
+
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="Folder for the models that are made.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell the whole story on the example that ships with graphrebase."""
+    from graphrebase import report as reports
+    from graphrebase.demo import run_demo
+
+    _show(run_demo(keep), json, reports.demo_tables)
+
+
+def _kinds(free: str) -> tuple[str, ...]:
+    from graphrebase.symmetry import FREE_KINDS
+
+    kinds = tuple(k.strip() for k in free.split(",") if k.strip())
+    for kind in kinds:
+        if kind not in FREE_KINDS:
+            raise UsageError(f"unknown interface kind '{kind}'", hint="use latent, state or both")
+    return kinds
+
+
+def _check_outputs(paths: list[Path], force: bool, inputs: list[Path]) -> None:
+    from graphrebase.errors import OutputError
+
+    for path in paths:
+        if path.exists() and any(i.exists() and path.samefile(i) for i in inputs):
+            raise OutputError("an input file would be overwritten", where=str(path))
+        if path.exists() and not force:
+            raise OutputError("the output file exists", where=str(path), hint="use --force")
+        if not path.parent.is_dir():
+            raise OutputError(
+                "the output folder does not exist", where=str(path.parent), hint="create it first"
+            )
+
+
+def _show(data: dict[str, Any], as_json: bool, tables: Any) -> None:
+    from graphrebase import report as reports
+
+    if as_json:
+        typer.echo(reports.to_json(data))
+    else:
+        reports.show(tables(data))

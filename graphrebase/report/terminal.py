@@ -1,0 +1,198 @@
+"""Terminal tables. Every function takes the plain data of one command."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+Data = Mapping[str, Any]
+
+
+def show(items: Iterable[RenderableType]) -> None:
+    """Print renderable items to stdout."""
+    console = Console(highlight=False, soft_wrap=False)
+    for item in items:
+        console.print(item)
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    cells = [[_text(cell) for cell in row] for row in rows]
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for number, column in enumerate(columns):
+        numeric = all(row[number][-1:].isdigit() or row[number].endswith("%") for row in cells)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1e-3 and value else f"{value:.3f}"
+    return str(value)
+
+
+def _facts(title: str, facts: Iterable[tuple[str, object]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    for name, value in facts:
+        table.add_row(f"[bold]{escape(name)}[/]", escape(_text(value)))
+    return table
+
+
+def inspect_tables(data: Data) -> list[RenderableType]:
+    """Render blocks as a tree, groups and frozen axes as tables."""
+    tree = Tree(escape(f"{data['model']}  (opset {data['opset']}, {data['nodes']} nodes)"))
+    for block in data["blocks"]:
+        tree.add(escape(_block_line(block)))
+    groups = _table(
+        "symmetry groups",
+        ("group", "kind", "size", "count", "tensors"),
+        (
+            (g["name"], g["kind"], g["size"], g["count"], len({m["tensor"] for m in g["members"]}))
+            for g in data["groups"]
+        ),
+    )
+    items: list[RenderableType] = [tree, groups, *_frozen_tables(data)]
+    if data["near_misses"]:
+        rows = ((m["pattern"], m["node"], m["reason"]) for m in data["near_misses"])
+        items.append(_table("near misses", ("pattern", "node", "reason"), rows))
+    if data["operators_without_rule"]:
+        counts = data["operators_without_rule"].items()
+        items.append(_table("operators without a rule (frozen)", ("operator", "uses"), counts))
+    share = f"{data['coverage']:.1%} of {data['parameters']:,} parameters have a role"
+    return [*items, share]
+
+
+def _block_line(block: Data) -> str:
+    if block["kind"] == "attention":
+        heads = f"{block['heads']} heads"
+        if block["kv_heads"] != block["heads"]:
+            heads += f" on {block['kv_heads']} key-value heads"
+        packed = ", packed q/k/v" if block["packed"] else ""
+        detail = f"{heads} x {block['head_dim']}, hidden {block['hidden']}{packed}"
+    else:
+        gated = ", gated" if block["gated"] else ""
+        detail = f"width {block['width']}, hidden {block['hidden']}{gated}"
+    return f"{block['name']}: {detail}"
+
+
+def _frozen_tables(data: Data) -> list[RenderableType]:
+    named = [f for f in data["frozen"] if "[" not in f["axis"]]
+    rest = Counter(f["reason"] for f in data["frozen"] if "[" in f["axis"])
+    items: list[RenderableType] = []
+    if named:
+        rows = ((f["axis"], f["size"], f["reason"]) for f in named)
+        items.append(_table("frozen", ("axis", "size", "reason"), rows))
+    if rest:
+        items.append(_table("frozen tensor axes", ("reason", "axes"), rest.items()))
+    return items
+
+
+def alignment_tables(data: Data) -> list[RenderableType]:
+    """Render how good an alignment is."""
+    facts: list[tuple[str, object]] = [
+        ("method", f"{data['method']} ({data['why']})"),
+        ("lineage", data["lineage"]),
+    ]
+    found = data["alignment"]
+    if found:
+        facts += [
+            ("score", f"{found['score']:.3f} (0 random maps, 1 perfect match)"),
+            ("against random maps", f"{found['z']:.1f} standard deviations"),
+        ]
+        if found["beyond_chance"] is not None:
+            chance = f"{found['beyond_chance']:.3f} (0: the same method on shuffled weights)"
+            facts.append(("beyond chance", chance))
+    facts.append(("indices that stay", f"{data['identity_share']:.1%}"))
+    if data.get("output"):
+        facts.append(("written", data["output"]))
+    return [_facts("alignment", facts)]
+
+
+def rebase_tables(data: Data) -> list[RenderableType]:
+    """Render what a rebase moved, and what it did not and why."""
+    roles = _table(
+        f"roles (alpha {data['alpha']:g}, template {data['template']})",
+        ("kind", "moved", "carried", "copied", "refused"),
+        (
+            (kind, c["moved"], c["carried"], c["copied"], c["refused"])
+            for kind, c in data["roles"].items()
+        ),
+    )
+    items: list[RenderableType] = [*alignment_tables({**data, "output": None}), roles]
+    if data["exceptions"]:
+        rows = ((e["role"], e["action"], e["reason"]) for e in data["exceptions"])
+        items.append(_table("not moved", ("role", "action", "reason"), rows))
+    items.append(f"outlook: {escape(data['outlook'])}")
+    items.append(escape(f"written: {data['output'] or 'nothing (dry run)'}"))
+    return items
+
+
+def permute_tables(data: Data) -> list[RenderableType]:
+    """Render what was permuted and how close the outputs are."""
+    groups = ", ".join(f"{n} {kind}" for kind, n in data["groups_permuted"].items()) or "none"
+    facts = [
+        ("groups permuted", groups),
+        ("initializers changed", data["initializers_changed"]),
+        ("nodes added", data["gathers_added"]),
+        ("largest error", f"{data['max_abs_error']:.2e}"),
+        ("of the output scale", f"{data['relative_error']:.2e} ({data['tolerance']:.0e} allowed)"),
+        ("written", data["output"]),
+    ]
+    items: list[RenderableType] = [_facts(f"permuted ({data['origin']})", facts)]
+    for name, moved in data["interface"].items():
+        for entry in moved:
+            items.append(escape(f"output {name}, axis {entry['axis']}: {entry['permutation']}"))
+    return items
+
+
+def verify_tables(data: Data) -> list[RenderableType]:
+    """Render a comparison of two models."""
+    verdict = "same" if data["passed"] else "DIFFERENT"
+    if "differences" in data:
+        lines = [escape(f"  {line}") for line in data["differences"]]
+        return [f"structure: {verdict}", *lines]
+    facts = [
+        ("outputs", verdict),
+        ("largest error", f"{data['max_abs_error']:.2e}"),
+        ("of the output scale", f"{data['relative_error']:.2e} ({data['tolerance']:.0e} allowed)"),
+        ("worst output", data["worst_output"]),
+    ]
+    return [_facts("verify", facts)]
+
+
+def evaluate_tables(data: Data) -> list[RenderableType]:
+    """Render the scores of several models."""
+    rows = (
+        (m["model"], m["cross_entropy"], f"{m['accuracy']:.1%}", m["samples"])
+        for m in data["models"]
+    )
+    return [_table(data["data"], ("model", "cross-entropy", "accuracy", "samples"), rows)]
+
+
+def demo_tables(data: Data) -> list[RenderableType]:
+    """Render the story of every example."""
+    items: list[RenderableType] = []
+    for story in data["stories"]:
+        rows = (
+            (
+                row["name"],
+                row["task_loss"],
+                f"{row['task_accuracy']:.1%}",
+                row["domain_loss"],
+                f"{row['domain_accuracy']:.1%}",
+                "" if row["recovered"] is None else f"{row['recovered']:.1%}",
+            )
+            for row in story["rows"]
+        )
+        columns = ("model", "task loss", "task acc.", "own loss", "own acc.", "gain recovered")
+        items.append(_table(story["title"], columns, rows))
+        items.append(escape(story["summary"]))
+        items.append("")
+    return items

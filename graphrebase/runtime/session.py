@@ -1,0 +1,220 @@
+"""One model in one onnxruntime session; the only module that imports onnxruntime."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from onnx import helper
+
+from graphrebase.errors import InputError, UsageError, VerificationError
+
+_PROVIDERS = ["CPUExecutionProvider"]
+_MESSAGE_LENGTH = 300
+_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # a failing run is raised here, onnxruntime need not print it too
+
+#: numpy type of each onnxruntime element type.
+_DTYPES: Mapping[str, Any] = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "float8e5m2": ml_dtypes.float8_e5m2,
+    "float8e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "bool": np.bool_,
+    "string": np.object_,
+    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a model declares about one input.
+
+    Attributes:
+        shape: a size per axis, or the symbol of a dynamic one; unnamed ones get a unique symbol.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+
+class Session:
+    """A model loaded on the CPU.
+
+    Args:
+        model: an ONNX file, with its external data beside it, or a serialized model.
+        threads: threads of one operator; 1 makes runs repeatable.
+
+    Attributes:
+        inputs: the declared inputs by name, in graph order.
+        outputs: the output names, in graph order.
+
+    Raises:
+        UsageError: onnxruntime is not installed, or ``threads`` is below 1.
+        InputError: the file is missing, or onnxruntime refuses the model.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+        self._where = str(model) if isinstance(model, Path) else None
+        self._session = _open(model, threads)
+        specs = [_spec(value, self._where) for value in self._session.get_inputs()]
+        self.inputs: Mapping[str, InputSpec] = {spec.name: spec for spec in specs}
+        self.outputs: tuple[str, ...] = tuple(v.name for v in self._session.get_outputs())
+        types = [
+            value.type for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        ]
+        self._plain = all(_element(t) in _DTYPES and _dtype(t).isbuiltin == 1 for t in types)
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], *, outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return the outputs by name.
+
+        Args:
+            inputs: one array per declared input.
+            outputs: names of the outputs wanted; all by default.
+
+        Raises:
+            InputError: an input is missing, is not the model's, or an output does not exist.
+            VerificationError: the model fails on these inputs.
+        """
+        self._check_names(inputs)
+        wanted = self.outputs if outputs is None else tuple(outputs)
+        unknown = [name for name in wanted if name not in self.outputs]
+        if unknown:
+            raise InputError(
+                f"the model has no output '{unknown[0]}'; its outputs: {_list(self.outputs)}",
+                where=self._where,
+            )
+        try:
+            arrays = self._run(inputs, wanted)
+        except Exception as error:  # onnxruntime's errors share no base class
+            shapes = ", ".join(f"{n} {tuple(np.shape(inputs[n]))}" for n in self.inputs)
+            raise VerificationError(
+                f"the model does not run with the inputs {shapes}: {_shorten(error)}",
+                where=self._where,
+                hint="some exports bake a size in although they declare it dynamic; "
+                "try the sizes it was exported with",
+            ) from error
+        return dict(zip(wanted, arrays, strict=True))
+
+    def _check_names(self, inputs: Mapping[str, np.ndarray]) -> None:
+        missing = [name for name in self.inputs if name not in inputs]
+        unexpected = [name for name in inputs if name not in self.inputs]
+        if missing or unexpected:
+            faults = [f"missing: {_list(missing)}"] if missing else []
+            faults += [f"not inputs of the model: {_list(unexpected)}"] if unexpected else []
+            raise InputError(
+                f"the inputs do not fit the model ({'; '.join(faults)})",
+                where=self._where,
+                hint=f"give exactly {_list(self.inputs)}",
+            )
+
+    def _run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> list[np.ndarray]:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = _FATAL_ONLY
+        feed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
+        # ascontiguousarray turns a scalar into a vector
+        feed = {name: array.reshape(np.shape(inputs[name])) for name, array in feed.items()}
+        if self._plain:
+            arrays: list[np.ndarray] = self._session.run(list(wanted), feed, options)
+            return arrays
+        values = {name: _to_value(array) for name, array in feed.items()}
+        found = self._session.run_with_ort_values(list(wanted), values, options)
+        return [_from_value(value) for value in found]
+
+
+def _open(model: Path | bytes, threads: int) -> Any:
+    if threads < 1:
+        raise UsageError(f"threads is {threads}", hint="use 1 or more")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(
+            "running a model needs onnxruntime, which is not installed",
+            hint="pip install 'graphrebase[cpu]'",
+        ) from error
+    if isinstance(model, Path) and not model.is_file():
+        raise InputError("there is no such model file", where=str(model))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(
+            str(model) if isinstance(model, Path) else model, options, providers=_PROVIDERS
+        )
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise InputError(
+            f"onnxruntime refuses the model: {_shorten(error)}",
+            where=str(model) if isinstance(model, Path) else None,
+            hint="check the file with onnx.checker; an operator without a CPU kernel is also refused",
+        ) from error
+
+
+def _spec(value: Any, where: str | None) -> InputSpec:
+    if _element(value.type) not in _DTYPES:
+        raise InputError(f"input '{value.name}' is a {value.type}, not supported", where=where)
+    shape = tuple(
+        d if d and isinstance(d, str | int) else (0 if d == 0 else f"{value.name}.{axis}")
+        for axis, d in enumerate(value.shape or ())
+    )
+    return InputSpec(value.name, _dtype(value.type), shape)
+
+
+def _element(declared: str) -> str:
+    """Return ``float16`` of ``tensor(float16)``; what is no tensor is returned as it is."""
+    is_tensor = declared.startswith("tensor(") and declared.endswith(")")
+    return declared[len("tensor(") : -1] if is_tensor else declared
+
+
+def _dtype(declared: str) -> np.dtype[Any]:
+    return np.dtype(_DTYPES[_element(declared)])
+
+
+def _to_value(array: np.ndarray) -> Any:
+    import onnxruntime
+
+    if array.dtype.isbuiltin == 1:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+        array, helper.np_dtype_to_tensor_dtype(array.dtype)
+    )
+
+
+def _from_value(value: Any) -> np.ndarray:
+    """Return a copy of a value; onnxruntime itself has no numpy type for bfloat16 and float8."""
+    if not value.is_tensor():
+        raise TypeError(f"an output is a {value.data_type()}, not a tensor")
+    if value.data_type() == "tensor(string)":
+        return np.asarray(value.numpy())
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.element_type()))
+    if dtype.isbuiltin == 1:
+        return np.asarray(value.numpy())
+    shape = tuple(value.shape())
+    data = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
+
+
+def _shorten(error: Exception) -> str:
+    """Return the first line of an error of onnxruntime, without its prefix and source paths."""
+    text = " ".join(str(error).split())
+    text = text.removeprefix("[ONNXRuntimeError] : ")
+    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 2] + " …"

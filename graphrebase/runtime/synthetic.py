@@ -1,0 +1,240 @@
+"""Inputs made up for a model: random, reproducible, and inside its lookup tables."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from graphrebase.errors import UsageError, VerificationError
+from graphrebase.graph import Graph, Node, infer_shapes
+from graphrebase.runtime.session import InputSpec, Session
+
+_VOCABULARY = 64
+_SIZES = ((1, 6), (3, 9))
+#: What to try, in this order, where an export has a size baked in that it declares dynamic.
+_SPARE_BATCHES = (1, 2, 3, 4)
+_SPARE_LENGTHS = (6, 9, 2, 3, 4, 5, 7, 8, 1, 10, 12, 16, 32, 64, 128, 224, 256, 512)
+#: Operators that hand an index on as it is.
+_INDEX_PASSES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+#: Operators that hand a table on row by row.
+_TABLE_PASSES = {"Cast", "DequantizeLinear", "Identity"}
+
+Sizes = Mapping[str, int]
+
+
+def synthetic_inputs(
+    session: Session,
+    *,
+    batch: int,
+    length: int,
+    seed: int,
+    vocabulary: int = _VOCABULARY,
+) -> dict[str, np.ndarray]:
+    """Return random inputs of the shapes and types that the model declares.
+
+    The first dynamic symbol on an axis 0 gets ``batch``, every other one ``length``; a sum of
+    symbols ("past_length + length") is added up. Integers: masks are ones, token types zeros,
+    positions count up along the last axis, others are uniform below ``vocabulary``. Booleans are
+    true, floats standard normal. Each input has its own stream of random numbers, so that the
+    order of the inputs does not matter.
+
+    Raises:
+        UsageError: a size or the vocabulary is below 1, or an input holds text.
+    """
+    if min(batch, length, vocabulary) < 1:
+        raise UsageError(
+            f"batch {batch}, length {length} and vocabulary {vocabulary} have to be 1 or more"
+        )
+    sizes = _symbol_sizes(session, batch, length)
+    return {
+        name: _fill(spec, _shape(spec, sizes), seed, vocabulary)
+        for name, spec in session.inputs.items()
+    }
+
+
+def table_limit(graph: Graph) -> int:
+    """Return the row count of the smallest table that graph inputs look up freely.
+
+    Counts every constant table of a Gather whose index is an input that ``synthetic_inputs``
+    fills from the vocabulary; 64 where there is none.
+    """
+    rows = [rows for name, rows, _ in _tables(graph) if name and _filler(name) is _any_index]
+    return min(rows, default=_VOCABULARY)
+
+
+def length_limit(graph: Graph) -> int | None:
+    """Return the row count of the smallest table looked up by position, None without one.
+
+    Counts 2-D tables whose index is computed, or is a position input. An index that does not
+    grow with the length (token types that the exporter filled in) sets no limit.
+    """
+    tables = [
+        (rows, index) for name, rows, index in _tables(graph)
+        if name is None or _filler(name) is _position
+    ]  # fmt: skip
+    if not tables:
+        return None
+    values = infer_shapes(graph).values
+    rows = [rows for rows, index in tables if _grows(values.get(index))]
+    return min(rows, default=None)
+
+
+def two_sizes(session: Session, graph: Graph, seed: int) -> list[dict[str, np.ndarray]]:
+    """Return two input sets on which the model runs, of different sizes where it allows that.
+
+    Batch 1 with length 6 and batch 3 with length 9, inside the limits of the tables. Some exports
+    bake a size in although they declare it dynamic; a set that fails is replaced by other sizes.
+    An output without one finite number counts as failed: on it every comparison would succeed.
+
+    Raises:
+        VerificationError: the model runs with none of the sizes tried.
+    """
+    vocabulary, limit = min(_VOCABULARY, table_limit(graph)), length_limit(graph)
+    first, second = _lengths(limit)
+    wanted = [(_SIZES[0][0], first), (_SIZES[1][0], second)]
+    found: list[dict[str, np.ndarray]] = []
+    spare: tuple[int, int] | None = None  # sizes that ran after a failure
+    for offset, size in enumerate(wanted):
+        for batch, length in _candidates(size, spare):
+            inputs = synthetic_inputs(
+                session, batch=batch, length=length, seed=seed + offset, vocabulary=vocabulary
+            )
+            if _runs(session, inputs):
+                found.append(inputs)
+                spare = (batch, length)
+                break
+        else:
+            # once more, so that the error of onnxruntime reaches the user
+            session.run(
+                synthetic_inputs(
+                    session, batch=size[0], length=size[1], seed=seed, vocabulary=vocabulary
+                )
+            )
+            raise VerificationError("the outputs are not finite with any of the inputs tried")
+    return found
+
+
+def _lengths(limit: int | None) -> tuple[int, int]:
+    """Return the two lengths, different wherever the limit leaves room."""
+    if limit is None:
+        return _SIZES[0][1], _SIZES[1][1]
+    second = max(1, min(_SIZES[1][1], limit))
+    return max(1, min(_SIZES[0][1], second - 1)), second
+
+
+def _candidates(size: tuple[int, int], spare: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """Return the wanted size, one that is known to run, then batch 1, then all the others."""
+    yield size
+    # one size at a time first: most often only one of the two is baked in
+    if spare is not None:
+        yield size[0], spare[1]
+        yield spare[0], size[1]
+        yield spare
+    yield 1, size[1]
+    for batch in _SPARE_BATCHES:
+        for length in _SPARE_LENGTHS:
+            yield batch, length
+
+
+def _runs(session: Session, inputs: Mapping[str, np.ndarray]) -> bool:
+    try:
+        outputs = session.run(inputs)
+    except VerificationError:
+        return False
+    return all(_any_finite(array) for array in outputs.values())
+
+
+def _any_finite(array: np.ndarray) -> bool:
+    if array.dtype.kind in "biuOSU" or not array.size:
+        return True
+    return bool(np.isfinite(array.astype(np.float64)).any())
+
+
+def _symbol_sizes(session: Session, batch: int, length: int) -> Sizes:
+    shapes = [spec.shape for spec in session.inputs.values()]
+    leading = [shape[0] for shape in shapes if shape and isinstance(shape[0], str)]
+    sizes = {d: length for shape in shapes for d in shape if isinstance(d, str)}
+    sizes.update({symbol: batch for symbol in leading[:1]})
+    for symbol in sizes:
+        terms = [term.strip() for term in symbol.split("+")]
+        if len(terms) > 1 and all(re.fullmatch(r"\w+", term) for term in terms):
+            sizes[symbol] = sum(int(t) if t.isdigit() else sizes.get(t, length) for t in terms)
+    return sizes
+
+
+def _shape(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
+    return tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape)
+
+
+Filler = Callable[[np.random.Generator, tuple[int, ...], int], np.ndarray]
+
+
+def _fill(spec: InputSpec, shape: tuple[int, ...], seed: int, vocabulary: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
+    kind = spec.dtype.kind
+    if kind == "O":
+        raise UsageError(f"input '{spec.name}' holds text, which cannot be made up")
+    if kind == "b":
+        return np.ones(shape, spec.dtype)
+    if kind in "iu":
+        top = min(vocabulary, np.iinfo(spec.dtype).max)
+        return _filler(spec.name)(rng, shape, top).astype(spec.dtype)
+    return rng.standard_normal(shape).astype(spec.dtype)
+
+
+def _ones(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+    return np.ones(shape, np.int64)
+
+
+def _zeros(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+    return np.zeros(shape, np.int64)
+
+
+def _position(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+    last = shape[-1] if shape else 1
+    return np.broadcast_to(np.arange(last)[:last] if shape else np.int64(0), shape)
+
+
+def _any_index(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
+    return rng.integers(0, vocabulary, shape)
+
+
+#: Part of an integer input's name, and what to fill it with; the first that fits.
+_FILLERS: tuple[tuple[str, Filler], ...] = (
+    ("mask", _ones),
+    ("token_type", _zeros),
+    ("position", _position),
+)
+
+
+def _filler(name: str) -> Filler:
+    return next((fill for part, fill in _FILLERS if part in name.lower()), _any_index)
+
+
+def _tables(graph: Graph) -> Iterator[tuple[str | None, int, str]]:
+    """Return (graph input or None, rows, index value) of every Gather of a 2-D constant table."""
+    for node in graph.nodes:
+        if node.op_type != "Gather" or node.domain or node.attributes.get("axis", 0) != 0:
+            continue
+        table = graph.constants.get(_walk_up(graph, node.input(0), _TABLE_PASSES))
+        if table is None or len(table.shape) != 2:
+            continue
+        source = _walk_up(graph, node.input(1), _INDEX_PASSES)
+        yield source if source in graph.inputs else None, table.shape[0], node.input(1)
+
+
+def _walk_up(graph: Graph, name: str, through: set[str]) -> str:
+    node: Node | None
+    while (node := graph.producers.get(name)) is not None and node.op_type in through:
+        name = node.input(0)
+    return name
+
+
+def _grows(pair: tuple[np.ndarray, np.ndarray] | None) -> bool:
+    """Tell whether an index reaches further under one probe size than under the other."""
+    if pair is None or not pair[0].size or not pair[1].size:
+        return True
+    return bool(pair[0].max() != pair[1].max())

@@ -1,0 +1,162 @@
+"""What ``inspect`` tells about a model, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from graphrebase.structure.blocks import Attention, Mlp
+from graphrebase.structure.model import Structure
+from graphrebase.symmetry.axes import Axis, Frozen, children
+
+
+def summary(structure: Structure) -> dict[str, Any]:
+    """Return blocks, groups, frozen axes, coverage and near misses of a model.
+
+    Groups are those of the graph with its residual connections intact. Sizes are numbers of
+    indices; ``count`` is the number of independent permutations (heads, for a group inside them).
+    """
+    return {
+        "model": str(structure.model.path),
+        "opset": structure.graph.opset,
+        "nodes": len(structure.graph.nodes),
+        "inputs": list(structure.graph.inputs),
+        "outputs": list(structure.graph.outputs),
+        "parameters": _parameters(structure),
+        "blocks": list(_blocks(structure)),
+        "norms": [
+            {"kind": m.facts.get("norm", "norm"), "node": str(m.node)} for m in structure.norms
+        ],
+        "groups": list(groups(structure)),
+        "frozen": [*_frozen_spaces(structure), *_frozen_constants(structure)],
+        "coverage": round(coverage(structure), 6),
+        "near_misses": [
+            {"pattern": m.pattern, "node": str(m.node), "reason": m.reason}
+            for m in structure.near_misses
+        ],
+        "operators_without_rule": dict(structure.symmetry.unknown_operators),
+    }
+
+
+def _blocks(structure: Structure) -> Iterable[dict[str, Any]]:
+    numbers = {"attention": 0, "mlp": 0}
+    for block, tower in zip(structure.blocks, structure.towers, strict=True):
+        kind = "attention" if isinstance(block, Attention) else "mlp"
+        entry: dict[str, Any] = {
+            "name": f"block.{numbers[kind]}.{kind}",
+            "kind": kind,
+            "tower": tower,
+        }
+        numbers[kind] += 1
+        entry |= _attention(block) if isinstance(block, Attention) else _mlp(block)
+        entry["residual"] = block.residual is not None
+        yield entry
+
+
+def _attention(layer: Attention) -> dict[str, Any]:
+    return {
+        "heads": layer.heads,
+        "kv_heads": layer.kv_heads,
+        "head_dim": int(layer.query.index.shape[1]),
+        "value_dim": int(layer.value.index.shape[1]),
+        "hidden": layer.query.linear.in_width,
+        "packed": layer.query.linear.weight.tensor == layer.key.linear.weight.tensor,
+        "node": str(layer.match.node),
+    }
+
+
+def _mlp(block: Mlp) -> dict[str, Any]:
+    return {
+        "width": block.width,
+        "hidden": block.down.out_width,
+        "gated": block.gate is not None,
+        "node": str(block.down.node),
+    }
+
+
+def group_kind(name: str, kind: str) -> str:
+    """Return the kind people are shown; units of layers outside the blocks are ``hidden``."""
+    return "hidden" if name.startswith("hidden.") else kind
+
+
+def groups(structure: Structure) -> Iterable[dict[str, Any]]:
+    """Yield the symmetry groups of the graph with name, kind, size, count and members."""
+    names = _space_names(structure)
+    unnamed = 0
+    for group in structure.symmetry.groups:
+        name = next((names[leaf.root] for leaf in group.leaves if leaf.root in names), None)
+        if name is None:
+            kind, label = "other", f"group.{unnamed}"
+            unnamed += 1
+        else:
+            kind, label = group_kind(name, structure.spaces[name].kind), name
+        yield {
+            "name": label,
+            "kind": kind,
+            "size": group.size,
+            "count": group.count,
+            "members": [{"tensor": m.tensor, "axis": m.axis} for m in group.members],
+        }
+
+
+def _space_names(structure: Structure) -> Mapping[Axis, str]:
+    return {leaf.root: name for name, free in structure.leaves.items() for leaf in free}
+
+
+def _frozen_spaces(structure: Structure) -> Iterable[dict[str, Any]]:
+    """Yield the parts of a transformer that have no group, by their structural names."""
+    symmetry = structure.symmetry
+    for number, layer in enumerate(structure.attention):
+        for part, name in (("query", "head_qk"), ("value", "head_vo")):
+            if f"block.{number}.{name}" not in structure.spaces:
+                axes = symmetry.values.get(layer.match.parts[part])
+                yield _named(f"block.{number}.{name}", axes[-1] if axes else None)
+        if f"block.{number}.head" not in structure.spaces and layer.kv_heads > 1:
+            axes = symmetry.values.get(layer.match.parts["value"])
+            yield _named(f"block.{number}.head", axes[1] if axes and len(axes) > 3 else None)
+    for block in structure.blocks:
+        if block.residual is not None:
+            axes = symmetry.values.get(block.residual.node.outputs[0])
+            if axes and isinstance(axes[-1].form, Frozen):
+                yield _named("residual", axes[-1])
+                break
+
+
+def _named(name: str, axis: Axis | None) -> dict[str, Any]:
+    reasons = list(dict.fromkeys(_reasons(axis))) if axis is not None else []
+    tied = "one order for all heads"
+    return {"axis": name, "size": axis.length if axis else 0, "reason": "; ".join(reasons) or tied}
+
+
+def _reasons(axis: Axis) -> Iterable[str]:
+    form = axis.form
+    if isinstance(form, Frozen):
+        yield form.reason
+    for inner in children(form):
+        yield from _reasons(inner)
+
+
+def _frozen_constants(structure: Structure) -> Iterable[dict[str, Any]]:
+    for item in structure.symmetry.frozen:
+        yield {"axis": f"{item.tensor}[{item.axis}]", "size": item.size, "reason": item.reason}
+
+
+def _floating(structure: Structure) -> dict[str, int]:
+    return {
+        name: math.prod(ref.shape)
+        for name, ref in structure.model.tensors.items()
+        if ref.dtype.kind not in "iubSU" and math.prod(ref.shape) > 1
+    }
+
+
+def _parameters(structure: Structure) -> int:
+    return sum(_floating(structure).values())
+
+
+def coverage(structure: Structure) -> float:
+    """Return the share of float parameters that have a role (``other`` does not count)."""
+    sizes = _floating(structure)
+    total = sum(sizes.values())
+    named = {r.view.tensor for r in structure.roles.values() if r.kind != "other"}
+    return sum(n for name, n in sizes.items() if name in named) / total if total else 0.0

@@ -1,0 +1,196 @@
+"""Proof: permuted models compute the same, structures are untouched, labels are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphrebase.align import check_models
+from graphrebase.align import load as load_alignment
+from graphrebase.errors import MismatchError, VerificationError
+from graphrebase.graph import Graph, build_graph
+from graphrebase.io import Model, read_model, structure_difference
+from graphrebase.rebase.basis import Basis, aligned_basis, random_basis, write_basis
+from graphrebase.runtime import (
+    Comparison,
+    Session,
+    equivalent,
+    evaluate,
+    load_npz,
+    model_tolerance,
+    split_labels,
+    two_sizes,
+)
+from graphrebase.structure import Structure, find_structure
+from graphrebase.structure.summary import group_kind
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def permute_model(
+    model: Path,
+    output: Path,
+    *,
+    alignment: Path | None = None,
+    free: Sequence[str] = (),
+    seed: int = 0,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write a model in another basis and check that it computes the same.
+
+    Args:
+        model: the model.
+        output: the file to write.
+        alignment: apply this alignment, which must start from the model; else a random element of
+            every symmetry group.
+        free: interface axes that may move; their permutation is part of the result.
+        seed: of the random permutations and the inputs of the check.
+        force: replace an existing output.
+
+    Raises:
+        MismatchError: the alignment is of another model, or moves what must keep its order.
+        VerificationError: the outputs differ; the output file is removed again.
+    """
+    source = read_model(model)
+    if alignment is None:
+        structure = find_structure(source, free=free)
+        basis = random_basis(structure.symmetry, seed)
+        origin = f"random, seed {seed}"
+    else:
+        structure, basis = _aligned(source, alignment, free)
+        origin = f"alignment {alignment.name}"
+    existed = output.exists()
+    changed = write_basis(
+        source, basis, output, {"graphrebase": f"permuted: {origin}"}, force=force
+    )
+    try:
+        compared = _check(source, structure.graph, output, basis, seed)
+    except VerificationError:
+        if not existed:
+            output.unlink(missing_ok=True)
+        raise
+    return {
+        "model": str(model),
+        "output": str(output),
+        "origin": origin,
+        "groups_permuted": _groups_moved(structure, basis),
+        "initializers_changed": changed,
+        "gathers_added": len(basis.gathers),
+        "max_abs_error": compared.max_abs_error,
+        "relative_error": compared.relative,
+        "tolerance": model_tolerance(source),
+        "interface": {
+            name: [{"axis": axis, "permutation": index.tolist()} for axis, index in moved]
+            for name, moved in basis.output_maps().items()
+        },
+    }
+
+
+def _aligned(model: Model, path: Path, free: Sequence[str]) -> tuple[Structure, Basis]:
+    found = load_alignment(path)
+    check_models(found, model.sha256(), found.sha256_b)
+    residual = str(found.options.get("residual", "shared"))
+    structure = find_structure(model, residual=residual, free=free)
+    return structure, aligned_basis(structure, found)
+
+
+def _groups_moved(structure: Structure, basis: Basis) -> dict[str, int]:
+    """Return how many groups of each kind were permuted."""
+    names = {leaf.root: name for name, free in structure.leaves.items() for leaf in free}
+    counts: dict[str, int] = {}
+    for group in basis.symmetry.groups:
+        moved = [leaf for leaf in group.leaves if leaf.root in basis.permutations]
+        if moved:
+            name = names.get(moved[0].root)
+            kind = group_kind(name, structure.spaces[name].kind) if name else "other"
+            counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def _check(model: Model, graph: Graph, output: Path, basis: Basis, seed: int) -> Comparison:
+    reference, other = Session(model.path), Session(output)
+    sets = two_sizes(reference, graph, seed)
+    compared = equivalent(reference, other, sets, basis.output_maps())
+    limit = model_tolerance(model)
+    if not compared.relative <= limit:
+        raise VerificationError(
+            f"the permuted model computes something else: error {compared.relative:.2e} of the "
+            f"output scale in '{compared.worst_output}', {limit:.0e} allowed",
+            where=str(output),
+            hint="please report this model: a symmetry was wrongly inferred",
+        )
+    return compared
+
+
+def verify_function(
+    model: Path, other: Path, *, inputs: Path | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Compare the outputs of two models, on given inputs or on synthetic ones of two sizes.
+
+    Raises:
+        MismatchError: the models have different inputs or outputs.
+    """
+    source = read_model(model)
+    reference, compared = Session(model), Session(other)
+    if set(reference.outputs) != set(compared.outputs) or set(reference.inputs) != set(
+        compared.inputs
+    ):
+        raise MismatchError(
+            "the models have different inputs or outputs", where=f"{model} and {other}"
+        )
+    if inputs is None:
+        sets: list[dict[str, np.ndarray]] = two_sizes(reference, build_graph(source), seed)
+    else:
+        sets = [split_labels(load_npz(inputs))[0]]
+    result = equivalent(reference, compared, sets, {})
+    limit = max(model_tolerance(source), model_tolerance(read_model(other)))
+    return {
+        "model": str(model),
+        "other": str(other),
+        "passed": bool(result.relative <= limit),
+        "max_abs_error": result.max_abs_error,
+        "relative_error": result.relative,
+        "tolerance": limit,
+        "worst_output": result.worst_output,
+    }
+
+
+def verify_structure(model: Path, other: Path) -> dict[str, Any]:
+    """Compare everything but weights, provenance and where external data lies."""
+    differences = structure_difference(read_model(model), read_model(other))
+    return {
+        "model": str(model),
+        "other": str(other),
+        "passed": not differences,
+        "differences": differences,
+    }
+
+
+def evaluate_models(models: Sequence[Path], data: Path) -> dict[str, Any]:
+    """Measure every model on labelled data.
+
+    Raises:
+        InputError: the data does not fit the models or has no labels.
+    """
+    from graphrebase.errors import InputError
+
+    inputs, labels = split_labels(load_npz(data))
+    if labels is None:
+        raise InputError(
+            "the data has no labels", where=str(data), hint="add an array named 'label'"
+        )
+    rows = []
+    for path in models:
+        scores = evaluate(Session(path), inputs, labels)
+        rows.append(
+            {
+                "model": str(path),
+                "cross_entropy": scores.cross_entropy,
+                "accuracy": scores.accuracy,
+                "samples": scores.samples,
+            }
+        )
+    return {"data": str(data), "models": rows}
