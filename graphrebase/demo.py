@@ -76,11 +76,11 @@ def _tell(story: _Story, folder: Path, work: Path) -> dict[str, Any]:
     task, domain = (_data(folder / f"{name}.npz") for name in ("task", "domain"))
     bound = folder / f"{story.finetuned_target}.onnx"
     models = [
-        ("v2 alone", target),
+        ("v2", target),
         ("v2 + naive addition", made["naive"][0]),
-        ("v2 rebased (transfusion)", made["transfusion"][0]),
-        (f"v2 rebased (auto: {made['auto'][1]})", made["auto"][0]),
-        ("v2 fine-tuned (upper bound)", bound),
+        ("v2 rebased: transfusion", made["transfusion"][0]),
+        ("v2 rebased: auto", made["auto"][0]),
+        ("v2 fine-tuned (bound)", bound),
     ]
     rows = [_row(name, path, task, domain) for name, path in models]
     start, best = rows[0]["task_loss"], rows[-1]["task_loss"]
@@ -90,8 +90,8 @@ def _tell(story: _Story, folder: Path, work: Path) -> dict[str, Any]:
         "title": story.title,
         "rows": rows,
         "summary": (
-            f"auto chose {made['auto'][1]}; it recovers {rows[3]['recovered']:.1%} of what "
-            f"fine-tuning v2 itself gains in loss on the task"
+            f"auto chose {made['auto'][1]}: it recovers {rows[3]['recovered']:.1%} of the task loss "
+            "that fine-tuning v2 itself gains"
         ),
     }
 

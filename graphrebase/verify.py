@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 
 from graphrebase.align import check_models
 from graphrebase.align import load as load_alignment
-from graphrebase.errors import MismatchError, VerificationError
+from graphrebase.errors import InputError, MismatchError, VerificationError
 from graphrebase.graph import Graph, build_graph
-from graphrebase.io import Model, read_model, structure_difference
+from graphrebase.io import Model, check_target, read_model, structure_difference
 from graphrebase.rebase.basis import Basis, aligned_basis, random_basis, write_basis
 from graphrebase.runtime import (
     Comparison,
@@ -52,7 +53,7 @@ def permute_model(
 
     Raises:
         MismatchError: the alignment is of another model, or moves what must keep its order.
-        VerificationError: the outputs differ; the output file is removed again.
+        VerificationError: the outputs differ; nothing is written.
     """
     source = read_model(model)
     if alignment is None:
@@ -62,16 +63,13 @@ def permute_model(
     else:
         structure, basis = _aligned(source, alignment, free)
         origin = f"alignment {alignment.name}"
-    existed = output.exists()
-    changed = write_basis(
-        source, basis, output, {"graphrebase": f"permuted: {origin}"}, force=force
-    )
-    try:
-        compared = _check(source, structure.graph, output, basis, seed)
-    except VerificationError:
-        if not existed:
-            output.unlink(missing_ok=True)
-        raise
+    record = {"graphrebase": f"permuted: {origin}"}
+    check_target(output, source.files, force=force)
+    with tempfile.TemporaryDirectory(prefix=".graphrebase-", dir=output.parent) as folder:
+        trial = Path(folder) / output.name
+        changed = write_basis(source, basis, trial, record)
+        compared = _check(source, structure.graph, trial, basis, seed)
+    write_basis(source, basis, output, record, force=force)
     return {
         "model": str(model),
         "output": str(output),
@@ -175,8 +173,6 @@ def evaluate_models(models: Sequence[Path], data: Path) -> dict[str, Any]:
     Raises:
         InputError: the data does not fit the models or has no labels.
     """
-    from graphrebase.errors import InputError
-
     inputs, labels = split_labels(load_npz(data))
     if labels is None:
         raise InputError(

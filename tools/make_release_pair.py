@@ -16,12 +16,10 @@ are close, not equal bits.
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase, digits
@@ -30,10 +28,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor, nn
@@ -118,8 +116,7 @@ def glyph_bank(style: Style) -> Tensor:
 def distort(glyphs: Tensor, style: Style, source: torch.Generator) -> Tensor:
     """Rotate, stretch, shear, shift, dim, blur and spoil glyphs `(n, CANVAS, CANVAS)`.
 
-    Returns:
-        Images `(n, 1, IMAGE, IMAGE)`, float32 in -1..1.
+    Returns images `(n, 1, IMAGE, IMAGE)`, float32 in -1..1.
     """
     count = len(glyphs)
 
@@ -190,8 +187,6 @@ class Classifier(nn.Module):
             num_attention_heads=4,
             intermediate_size=192,
             num_labels=len(CLASSES),
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
             initializer_range=0.05,
             attn_implementation="eager",
         )
@@ -218,7 +213,8 @@ class Recipe:
 
 PRETRAIN = Recipe(None, PLAIN, steps=1200, rate=2e-3, batch=128, seed=1)
 FINETUNE = Recipe("v1", None, steps=200, rate=3e-4, batch=64, seed=10)
-RECIPES: Mapping[str, Recipe] = {
+Recipes = Mapping[str, Recipe]
+RECIPES: Recipes = {
     "v1": PRETRAIN,
     "v1_ft": FINETUNE,
     "v2": replace(PRETRAIN, data=RICH, steps=2500, seed=2),
@@ -232,12 +228,11 @@ def train(model: Classifier, batches: Iterator[Batch], steps: int, rate: float) 
     """Minimise the cross-entropy with AdamW: linear warm-up, then a cosine down to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     warm_up = max(1, steps // 10)
-
-    def schedule(step: int) -> float:
-        rise = (step + 1) / warm_up
-        return min(rise, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    factors = [
+        min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        for step in range(steps + 1)
+    ]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors.__getitem__)
     model.train()
     for _ in range(steps):
         images, labels = next(batches)
@@ -266,9 +261,8 @@ def make(recipe: Recipe, trained: Mapping[str, Classifier], train_digits: Batch)
 # ----------------------------------------------------------------------------------- export
 def export(model: Classifier, path: Path) -> None:
     """Write a model as one ONNX file, weights inside, batch size dynamic."""
-    quiet = io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's deprecation, the tracer's constants
         torch.onnx.export(
             model,
             (torch.zeros(2, 1, IMAGE, IMAGE),),
@@ -289,70 +283,52 @@ def write_data(data: Batch, path: Path) -> Batch:
     return images, data[1]
 
 
-README = """# The example that ships
+README = f"""# The example that ships
 
-Six small vision transformers, trained and exported by `tools/make_release_pair.py` of the
-repository (a few minutes on a processor, fixed seeds), and the data to judge them by. They are
-toys: what is measured on them shows how the tool works, not what it does at scale.
+Six small vision transformers, trained and exported by `tools/make_release_pair.py` (a few minutes
+on a processor, fixed seeds), and the data to judge them by. They are toys: what is measured on them
+shows how the tool works, not what it does at scale.
 
-* **Model.** Pre-norm ViT, {parameters:,} float32 parameters: {image} x {image} grey images in
-  -1..1, patches of 4, width 64, 4 layers, 4 heads, MLP 192, {classes} classes. Exported by
-  `torch.onnx.export` (TorchScript exporter, opset {opset}): input `{input}` (batch, 1, {image},
-  {image}), output `{output}` (batch, {classes}), dynamic batch.
-* **Pre-training data.** Digits, letters and symbols rendered from fonts that come with matplotlib,
-  bright on dark, distorted at random; every image is drawn anew. v1 saw {few} fonts with mild
-  distortions; v2's domain is {many} fonts, thicker strokes, stronger distortions.
+* **Model.** Pre-norm ViT, {{parameters:,}} float32 parameters: patches of 4, width 64, 4 layers,
+  4 heads, MLP 192. Exported by `torch.onnx.export` (TorchScript exporter, opset {OPSET}): input
+  `{INPUT}` (batch, 1, {IMAGE}, {IMAGE}) in -1..1, output `{OUTPUT}` (batch, {len(CLASSES)}).
+* **Pre-training data.** {len(CLASSES)} digits, letters and symbols in fonts that come with
+  matplotlib, bright on dark, distorted at random, every image drawn anew. v1 saw {len(PLAIN.fonts)}
+  fonts, distorted mildly; v2's domain is {len(RICH.fonts)} fonts, thicker strokes, distorted more.
 * **Task.** The 8 x 8 handwritten digits bundled with scikit-learn (UCI optical recognition of
-  handwritten digits, test part), enlarged to {image} x {image}: {held_out} held out for evaluation,
+  handwritten digits, test part), enlarged to {IMAGE} x {IMAGE}: {HELD_OUT} held out for evaluation,
   the rest for fine-tuning. The ten digits are classes 0 to 9 of the same head.
-* `task.npz`: held-out digits. `domain.npz`: {held_out} glyphs of v2's domain, drawn with a seed
-  that no training used. Both hold `{input}` (float32) and `label` (int64).
+* `task.npz`: held-out digits. `domain.npz`: {HELD_OUT} glyphs of v2's domain, drawn with a seed
+  that no training used. Both hold `{INPUT}` (float32) and `label` (int64).
 
 Accuracy of the torch models:
 
 | file | made from | training | bytes | task | domain |
 |---|---|---|---|---|---|
-{rows}
+{{rows}}
 """
 
 
-def readme(
-    models: Mapping[str, Classifier],
-    recipes: Mapping[str, Recipe],
-    data: Mapping[str, Batch],
-    out: Path,
-) -> str:
+def readme(models: Mapping[str, Classifier], recipes: Recipes, data: list[Batch], out: Path) -> str:
     """Describe the folder: provenance, sizes, and accuracies measured here, in torch."""
     rows = []
     for name, model in models.items():
         recipe = recipes[name]
         what = {PLAIN: "v1's glyphs", RICH: "v2's glyphs", None: "digits"}[recipe.data]
         with torch.no_grad():
-            right = [(model(x).argmax(1) == y).float().mean().item() for x, y in data.values()]
+            right = [(model(x).argmax(1) == y).float().mean().item() for x, y in data]
         cells = [f"`{name}.onnx`", recipe.start or "random weights"]
         cells += [f"{recipe.steps} x {recipe.batch} {what}, seed {recipe.seed}"]
         cells += [f"{(out / f'{name}.onnx').stat().st_size:,}", *(f"{v:.3f}" for v in right)]
         rows.append(f"| {' | '.join(cells)} |")
-    return README.format(
-        parameters=sum(weight.numel() for weight in next(iter(models.values())).parameters()),
-        image=IMAGE,
-        classes=len(CLASSES),
-        opset=OPSET,
-        input=INPUT,
-        output=OUTPUT,
-        few=len(PLAIN.fonts),
-        many=len(RICH.fonts),
-        held_out=HELD_OUT,
-        rows="\n".join(rows),
-    )
+    parameters = sum(weight.numel() for weight in next(iter(models.values())).parameters())
+    return README.format(parameters=parameters, rows="\n".join(rows))
 
 
 # ---------------------------------------------------------------------------------- measure
-def add_naively(
-    base: onnx.ModelProto, old: onnx.ModelProto, tuned: onnx.ModelProto
-) -> onnx.ModelProto:
+def add_naively(base: ModelProto, old: ModelProto, tuned: ModelProto) -> ModelProto:
     """Return `base + tuned - old`, weight by weight; the graphs must have equal weight names."""
-    result = onnx.ModelProto()
+    result = ModelProto()
     result.CopyFrom(base)
     parts = [{w.name: w for w in model.graph.initializer} for model in (old, tuned)]
     if any(part.keys() != {w.name for w in base.graph.initializer} for part in parts):
@@ -364,11 +340,10 @@ def add_naively(
     return result
 
 
-def score(model: onnx.ModelProto, path: Path) -> tuple[float, float]:
+def score(model: ModelProto, path: Path) -> tuple[float, float]:
     """Return cross-entropy (nats) and accuracy of a model on an npz file, by onnxruntime."""
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
     with np.load(path) as data:
         (logits,) = session.run([OUTPUT], {INPUT: data[INPUT]})
         labels = torch.from_numpy(data["label"])
@@ -386,9 +361,8 @@ def report(out: Path) -> str:
     lines = [f"{'model':24}{'task loss':>12}{'acc.':>7}{'domain loss':>14}{'acc.':>7}"]
     loss = {}
     for name, model in models.items():
-        (loss[name], task), (domain_loss, domain) = (
-            score(model, out / file) for file in ("task.npz", "domain.npz")
-        )
+        loss[name], task = score(model, out / "task.npz")
+        domain_loss, domain = score(model, out / "domain.npz")
         lines.append(f"{name:24}{loss[name]:12.3f}{task:7.3f}{domain_loss:14.3f}{domain:7.3f}")
     for base in ("v2", "v2_lineage"):
         gain = loss[base] - loss[f"{base}_ft"]
@@ -398,27 +372,25 @@ def report(out: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------- main
-def build(out: Path, recipes: Mapping[str, Recipe], say: Callable[[str], None]) -> None:
+def build(out: Path, recipes: Recipes) -> None:
     """Train every recipe in order and write models, data and README to `out`."""
     started = time.monotonic()
     train_digits, test_digits = digit_split(seed=0)
     out.mkdir(parents=True, exist_ok=True)
     test_glyphs = next(glyph_batches(RICH, HELD_OUT, seed=99))
-    data = {
-        "task": write_data(test_digits, out / "task.npz"),
-        "domain": write_data(test_glyphs, out / "domain.npz"),
-    }
+    task = write_data(test_digits, out / "task.npz")
+    domain = write_data(test_glyphs, out / "domain.npz")
     models: dict[str, Classifier] = {}
     for name, recipe in recipes.items():
         models[name] = make(recipe, models, train_digits)
         export(models[name], out / f"{name}.onnx")
-        say(f"{name:14} trained, {time.monotonic() - started:4.0f} s")
-    (out / "README.md").write_text(readme(models, recipes, data, out))
+        print(f"{name:14} trained, {time.monotonic() - started:4.0f} s", flush=True)
+    (out / "README.md").write_text(readme(models, recipes, [task, domain], out))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=EXAMPLE, metavar="DIR", help="where to write")
     parser.add_argument("--quick", action="store_true", help="a few steps each: a smoke test")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch")
@@ -427,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     recipes = RECIPES
     if options.quick:
         recipes = {name: replace(recipe, steps=5) for name, recipe in RECIPES.items()}
-    build(options.out, recipes, lambda line: print(line, flush=True))
+    build(options.out, recipes)
     print(report(options.out))
     return 0
 

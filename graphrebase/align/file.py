@@ -205,9 +205,9 @@ def _plausible(value: object, hint: object) -> bool:
         return number and isinstance(value, int)
     if hint is float:
         return number
-    if isinstance(value, dict):
-        return all(isinstance(each, (int, float)) for each in value.values())
-    return number or value is None
+    if hint == (float | None):
+        return number or value is None
+    return isinstance(value, dict) and all(isinstance(v, (int, float)) for v in value.values())
 
 
 def _json_object(text: str, what: str, path: Path) -> dict[str, Any]:

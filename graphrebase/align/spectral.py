@@ -83,13 +83,14 @@ def head_costs(
     size = problem.spaces[head].size
     cost = np.zeros((size, size))
     inner: dict[str, FloatArray] = defaultdict(lambda: np.zeros(()))
-    biases = _biases(problem.weights) if with_bias else {}
+    biases = _biases(problem.weights)
     for index in evidence.touching[head]:
         if index in biases.values():
             continue
         weight = problem.weights[index]
         member = next((n for n in weight.spaces if _is_member(evidence, n, head)), None)
-        spectra = [_spectra(evidence, index, biases.get(index), s, head, member) for s in (0, 1)]
+        bias = biases.get(index) if with_bias else None
+        spectra = [_spectra(evidence, index, bias, side, head, member) for side in (0, 1)]
         if member is None:
             cost += _distances(spectra[1], spectra[0])
         else:

@@ -38,12 +38,12 @@ def _slice(inputs: Sequence[Array | None], attributes: dict[str, Any]) -> list[A
         starts, ends = _need(inputs[1]), _need(inputs[2])
         axes = inputs[3] if len(inputs) > 3 else None
         steps = inputs[4] if len(inputs) > 4 else None
-    axes = range(len(starts)) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
+    chosen = list(range(len(starts))) if axes is None else [int(a) for a in axes]
+    strides = [1] * len(starts) if steps is None else [int(s) for s in steps]
     index = [slice(None)] * data.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        stop = None if step < 0 and end < -data.shape[int(axis)] else int(end)
-        index[int(axis)] = slice(int(start), stop, int(step))
+    for axis, start, end, step in zip(chosen, starts, ends, strides, strict=True):
+        stop = None if step < 0 and end < -data.shape[axis] else int(end)
+        index[axis] = slice(int(start), stop, step)
     return [data[tuple(index)]]
 
 

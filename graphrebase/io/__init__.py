@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from graphrebase.io.compare import structure_difference
+from graphrebase.io.paths import check_target
 from graphrebase.io.reader import Model, read_model
 from graphrebase.io.tensors import TensorRef
 from graphrebase.io.writer import write_model
 
-__all__ = ["Model", "TensorRef", "read_model", "structure_difference", "write_model"]
+__all__ = ["Model", "TensorRef", "check_target", "read_model", "structure_difference", "write_model"]

@@ -40,7 +40,7 @@ class Basis:
 
     def replacements(self) -> dict[str, Callable[[], np.ndarray]]:
         """Return, for every constant that moves, a function that gives its new values."""
-        moved = {}
+        moved: dict[str, Callable[[], np.ndarray]] = {}
         for name, axes in self.symmetry.constants.items():
             if any(x in self.permutations for axis in axes for x in leaves(axis)):
                 moved[name] = partial(self._permuted, name)
@@ -99,7 +99,7 @@ def aligned_basis(structure: Structure, alignment: Alignment) -> Basis:
 def _leaf_permutations(
     structure: Structure, alignment: Alignment, name: str
 ) -> dict[Axis, np.ndarray]:
-    """Return a space's map per free axis; inner maps are stored per head of B, kept per head of A."""
+    """Return a space's map per free axis: stored per head of B, wanted per head of A."""
     found, free = alignment.maps[name], structure.leaves[name]
     over = structure.spaces[name].over
     if found.ndim == 1:
@@ -188,6 +188,9 @@ def _save(proto: onnx.ModelProto, output: Path) -> None:
         handle, temporary = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(proto.SerializeToString())
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
         os.replace(temporary, output)
     except (OSError, ValueError) as error:
         if temporary is not None:

@@ -35,7 +35,8 @@ def check_architecture(one: Structure, other: Structure, names: tuple[str, str])
     """Check that the bodies of two models are the same architecture.
 
     Args:
-        one, other: the structures.
+        one: the first structure.
+        other: the second structure.
         names: what to call them in messages ("base", "target").
 
     Raises:

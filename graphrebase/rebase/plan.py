@@ -149,10 +149,10 @@ def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> Non
     others = [vector.target if template == "finetuned" else vector.finetuned]
     for structure in others:
         for name, role in structure.roles.items():
-            if name in holder.roles or role.kind == "other":
+            if role.kind == "other" or _same_place(holder, role):
                 continue
             if role.kind == "head":
-                if template == "target" and name not in vector.base.roles:
+                if template == "target" and not _same_place(vector.base, role):
                     raise MismatchError(
                         f"the target's graph has no place for {name}, a head that only the "
                         "fine-tuned model has",
@@ -166,6 +166,11 @@ def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> Non
                 where=str(holder.model.path),
                 hint="try the other --template, or export both models with the same exporter",
             )
+
+
+def _same_place(holder: Structure, role: Role) -> bool:
+    own = holder.roles.get(role.name)
+    return own is not None and own.view.shape == role.view.shape
 
 
 def replacements(

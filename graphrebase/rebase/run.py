@@ -88,11 +88,11 @@ def align_models(base: Path, target: Path, settings: Settings) -> tuple[Alignmen
         MismatchError: the models are not of one architecture.
         VerificationError: a weight is not finite.
     """
-    structures = [
+    old, new = (
         find_structure(read_model(path), residual=settings.residual) for path in (base, target)
-    ]
-    check_architecture(*structures, names=("base", "target"))
-    return _align(structures[0], structures[1], pair(*structures), settings)
+    )
+    check_architecture(old, new, ("base", "target"))
+    return _align(old, new, pair(old, new), settings)
 
 
 def _align(
@@ -138,7 +138,9 @@ def rebase(
     """Move the fine-tuning of ``base`` onto ``target``.
 
     Args:
-        base, finetuned, target: A, A_ft and B.
+        base: A, the old base.
+        finetuned: A_ft.
+        target: B, the new base.
         output: file to write; None only plans.
         settings: method and options.
         alignment: a stored alignment of A and B, in place of ``settings.method``.

@@ -191,7 +191,7 @@ def demo_tables(data: Data) -> list[RenderableType]:
             )
             for row in story["rows"]
         )
-        columns = ("model", "task loss", "task acc.", "own loss", "own acc.", "gain recovered")
+        columns = ("model", "task loss", "task acc.", "own loss", "own acc.", "recovered")
         items.append(_table(story["title"], columns, rows))
         items.append(escape(story["summary"]))
         items.append("")

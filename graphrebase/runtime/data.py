@@ -28,9 +28,10 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         InputError: the file is missing, damaged, not npz, empty, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError("this is one array, not an npz file", where=str(path), hint=_HINT)
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError("this is one array, not an npz file", where=str(path), hint=_HINT)
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
     except _DAMAGED as error:
         raise InputError(

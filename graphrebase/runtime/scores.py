@@ -57,13 +57,14 @@ def evaluate(
     arrays = cast_inputs(session, inputs)
     count = _sample_count(arrays, labels)
     _check_labels(labels)
+    _check_shapes(session, arrays)
     output = _LOGITS if _LOGITS in session.outputs else session.outputs[0]
-    size = _fixed_batch(session) or batch_size
+    # Always whole batches: some exports bake their batch size in, undeclared.
+    size = _fixed_batch(session) or max(1, min(batch_size, count))
     loss, hits, scored = 0.0, 0, 0
     for start in range(0, count, size):
         stop = min(start + size, count)
-        whole = _fixed_batch(session) is not None
-        batch = {n: _rows(a, start, stop, size if whole else None) for n, a in arrays.items()}
+        batch = {name: _rows(array, start, stop, size) for name, array in arrays.items()}
         logits = session.run(batch, outputs=[output])[output]
         if logits.shape[:1] == (size,):
             logits = logits[: stop - start]
@@ -105,6 +106,21 @@ def _check_labels(labels: np.ndarray) -> None:
         )
 
 
+def _check_shapes(session: Session, inputs: Mapping[str, np.ndarray]) -> None:
+    for name, spec in session.inputs.items():
+        if name not in inputs:
+            continue  # the run names all that are missing
+        given, declared = inputs[name].shape, spec.shape
+        fits = len(given) == len(declared) and all(
+            isinstance(d, str) or d == size for size, d in zip(given[1:], declared[1:], strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"input '{name}' has shape {given}, the model needs {declared}",
+                hint="axis 0 is the samples",
+            )
+
+
 def _fixed_batch(session: Session) -> int | None:
     """Return the size that the model declares for axis 0 of its inputs, if it declares one."""
     sizes = {spec.shape[0] for spec in session.inputs.values() if spec.shape}
@@ -117,10 +133,10 @@ def _fixed_batch(session: Session) -> int | None:
     return next(iter(fixed), None)
 
 
-def _rows(array: np.ndarray, start: int, stop: int, size: int | None) -> np.ndarray:
+def _rows(array: np.ndarray, start: int, stop: int, size: int) -> np.ndarray:
     """Return samples start..stop, the last one repeated to fill up to ``size``."""
     rows = array[start:stop]
-    if size is None or len(rows) == size:
+    if len(rows) == size:
         return rows
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 

@@ -161,7 +161,7 @@ def _open(model: Path | bytes, threads: int) -> Any:
         raise InputError(
             f"onnxruntime refuses the model: {_shorten(error)}",
             where=str(model) if isinstance(model, Path) else None,
-            hint="check the file with onnx.checker; an operator without a CPU kernel is also refused",
+            hint="check it with onnx.checker; operators without a CPU kernel are refused too",
         ) from error
 
 
@@ -182,7 +182,8 @@ def _element(declared: str) -> str:
 
 
 def _dtype(declared: str) -> np.dtype[Any]:
-    return np.dtype(_DTYPES[_element(declared)])
+    dtype: np.dtype[Any] = np.dtype(_DTYPES[_element(declared)])
+    return dtype
 
 
 def _to_value(array: np.ndarray) -> Any:

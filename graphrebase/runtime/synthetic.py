@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from graphrebase.errors import UsageError, VerificationError
-from graphrebase.graph import Graph, Node, infer_shapes
+from graphrebase.graph import Graph, Node
 from graphrebase.runtime.session import InputSpec, Session
 
 _VOCABULARY = 64
-_SIZES = ((1, 6), (3, 9))
+_BATCHES = (1, 3)
+_LENGTHS = (6, 9)
 #: What to try, in this order, where an export has a size baked in that it declares dynamic.
 _SPARE_BATCHES = (1, 2, 3, 4)
 _SPARE_LENGTHS = (6, 9, 2, 3, 4, 5, 7, 8, 1, 10, 12, 16, 32, 64, 128, 224, 256, 512)
 #: Operators that hand an index on as it is.
 _INDEX_PASSES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+#: Operators whose output holds some of the values of their first input and no others.
+_SELECTIONS = _INDEX_PASSES | {"Expand", "Gather", "GatherElements", "Slice", "Tile", "Transpose"}
 #: Operators that hand a table on row by row.
 _TABLE_PASSES = {"Cast", "DequantizeLinear", "Identity"}
 
@@ -68,17 +71,14 @@ def table_limit(graph: Graph) -> int:
 def length_limit(graph: Graph) -> int | None:
     """Return the row count of the smallest table looked up by position, None without one.
 
-    Counts 2-D tables whose index is computed, or is a position input. An index that does not
-    grow with the length (token types that the exporter filled in) sets no limit.
+    Counts 2-D tables whose index is computed, or is a position input. An index picked from a
+    constant that holds one value (token types that the exporter filled in) sets no limit.
     """
-    tables = [
-        (rows, index) for name, rows, index in _tables(graph)
-        if name is None or _filler(name) is _position
-    ]  # fmt: skip
-    if not tables:
-        return None
-    values = infer_shapes(graph).values
-    rows = [rows for rows, index in tables if _grows(values.get(index))]
+    rows = [
+        rows
+        for name, rows, index in _tables(graph)
+        if (not _is_uniform(graph, index) if name is None else _filler(name) is _position)
+    ]
     return min(rows, default=None)
 
 
@@ -92,65 +92,71 @@ def two_sizes(session: Session, graph: Graph, seed: int) -> list[dict[str, np.nd
     Raises:
         VerificationError: the model runs with none of the sizes tried.
     """
-    vocabulary, limit = min(_VOCABULARY, table_limit(graph)), length_limit(graph)
-    first, second = _lengths(limit)
-    wanted = [(_SIZES[0][0], first), (_SIZES[1][0], second)]
+    vocabulary = min(_VOCABULARY, table_limit(graph))
+    short, long = _lengths(length_limit(graph))
     found: list[dict[str, np.ndarray]] = []
-    spare: tuple[int, int] | None = None  # sizes that ran after a failure
-    for offset, size in enumerate(wanted):
-        for batch, length in _candidates(size, spare):
-            inputs = synthetic_inputs(
-                session, batch=batch, length=length, seed=seed + offset, vocabulary=vocabulary
-            )
-            if _runs(session, inputs):
-                found.append(inputs)
-                spare = (batch, length)
-                break
-        else:
-            # once more, so that the error of onnxruntime reaches the user
-            session.run(
-                synthetic_inputs(
-                    session, batch=size[0], length=size[1], seed=seed, vocabulary=vocabulary
-                )
-            )
-            raise VerificationError("the outputs are not finite with any of the inputs tried")
+    runs: tuple[int, int] | None = None
+    for offset, size in enumerate(((_BATCHES[0], short), (_BATCHES[1], long))):
+        runs, inputs = _first_running(
+            session, _candidates(size, runs), seed=seed + offset, vocabulary=vocabulary
+        )
+        found.append(inputs)
     return found
+
+
+def _first_running(
+    session: Session, sizes: Iterable[tuple[int, int]], *, seed: int, vocabulary: int
+) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+    """Return the first sizes that run, and their inputs; the first failure is the one raised."""
+    failure: VerificationError | None = None
+    tried: set[tuple[tuple[int, ...], ...]] = set()
+    for batch, length in sizes:
+        inputs = synthetic_inputs(
+            session, batch=batch, length=length, seed=seed, vocabulary=vocabulary
+        )
+        shapes = tuple(array.shape for array in inputs.values())
+        if shapes in tried:
+            continue
+        tried.add(shapes)
+        try:
+            _check_finite(session.run(inputs))
+        except VerificationError as error:
+            failure = failure or error
+        else:
+            return (batch, length), inputs
+    raise failure or VerificationError("there are no sizes to try")
 
 
 def _lengths(limit: int | None) -> tuple[int, int]:
     """Return the two lengths, different wherever the limit leaves room."""
     if limit is None:
-        return _SIZES[0][1], _SIZES[1][1]
-    second = max(1, min(_SIZES[1][1], limit))
-    return max(1, min(_SIZES[0][1], second - 1)), second
+        return _LENGTHS
+    second = max(1, min(_LENGTHS[1], limit))
+    return max(1, min(_LENGTHS[0], second - 1)), second
 
 
-def _candidates(size: tuple[int, int], spare: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
-    """Return the wanted size, one that is known to run, then batch 1, then all the others."""
+def _candidates(size: tuple[int, int], runs: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """Yield the wanted size, mixtures with one that is known to run, then all the others."""
     yield size
-    # one size at a time first: most often only one of the two is baked in
-    if spare is not None:
-        yield size[0], spare[1]
-        yield spare[0], size[1]
-        yield spare
+    if runs is not None:  # most often only one of batch and length is baked in
+        yield size[0], runs[1]
+        yield runs[0], size[1]
+        yield runs
     yield 1, size[1]
-    for batch in _SPARE_BATCHES:
-        for length in _SPARE_LENGTHS:
+    for length in _SPARE_LENGTHS:
+        for batch in _SPARE_BATCHES:
             yield batch, length
 
 
-def _runs(session: Session, inputs: Mapping[str, np.ndarray]) -> bool:
-    try:
-        outputs = session.run(inputs)
-    except VerificationError:
-        return False
-    return all(_any_finite(array) for array in outputs.values())
-
-
-def _any_finite(array: np.ndarray) -> bool:
-    if array.dtype.kind in "biuOSU" or not array.size:
-        return True
-    return bool(np.isfinite(array.astype(np.float64)).any())
+def _check_finite(outputs: Mapping[str, np.ndarray]) -> None:
+    for name, array in outputs.items():
+        if array.dtype.kind in "biuOSU" or not array.size:
+            continue
+        if not np.isfinite(array.astype(np.float64)).any():
+            raise VerificationError(
+                f"output '{name}' has no finite number on synthetic inputs",
+                hint="check the model's weights, or give real inputs",
+            )
 
 
 def _symbol_sizes(session: Session, batch: int, length: int) -> Sizes:
@@ -194,8 +200,9 @@ def _zeros(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) ->
 
 
 def _position(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
-    last = shape[-1] if shape else 1
-    return np.broadcast_to(np.arange(last)[:last] if shape else np.int64(0), shape)
+    if not shape:
+        return np.zeros((), np.int64)
+    return np.broadcast_to(np.arange(shape[-1]), shape)
 
 
 def _any_index(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
@@ -233,8 +240,7 @@ def _walk_up(graph: Graph, name: str, through: set[str]) -> str:
     return name
 
 
-def _grows(pair: tuple[np.ndarray, np.ndarray] | None) -> bool:
-    """Tell whether an index reaches further under one probe size than under the other."""
-    if pair is None or not pair[0].size or not pair[1].size:
-        return True
-    return bool(pair[0].max() != pair[1].max())
+def _is_uniform(graph: Graph, index: str) -> bool:
+    """Tell whether an index is picked from a constant that holds one value."""
+    value = graph.constant_value(_walk_up(graph, index, _SELECTIONS))
+    return value is not None and value.size > 0 and bool((value == value.flat[0]).all())

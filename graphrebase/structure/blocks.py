@@ -250,7 +250,7 @@ def _mlp(search: _Search, down: Linear, residual: Residual, used: set[int]) -> M
     # A packed gate_up linear gives one value per half, both from the same map.
     gate_value = nonlinear if len(sources) == 2 else None
     (up, up_index) = next(v for k, v in indices.items() if k != gate_value or len(indices) == 1)
-    gate, gate_index = indices[gate_value] if gate_value in indices else (None, None)
+    gate, gate_index = indices.get(gate_value or "", (None, None))
     return Mlp(up, up_index, gate, gate_index, down, residual)
 
 

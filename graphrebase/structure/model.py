@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -263,16 +263,14 @@ def _index_sources(graph: Graph) -> dict[str, str]:
     """Return the graph input that an index value is, through casts and reshapes only."""
     sources = {name: name for name in graph.inputs}
     for node in graph.nodes:
-        if node.op_type in ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
-            if node.inputs[0] in sources:
-                sources[node.outputs[0]] = sources[node.inputs[0]]
+        passing = node.op_type in ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+        if passing and node.inputs[0] in sources:
+            sources[node.outputs[0]] = sources[node.inputs[0]]
     return sources
 
 
 def _unique(found: Sequence[Role]) -> list[Role]:
     """Number roles of equal name, keep the first use of one view."""
-    from dataclasses import replace
-
     result: list[Role] = []
     names: dict[str, list[str]] = {}
     for role in found:

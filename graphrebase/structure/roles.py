@@ -264,7 +264,8 @@ def embedding_roles(
     if ref is None or len(ref.shape) != 2 or ref.dtype.kind in "iub":
         return
     view = View(name, ref.shape, shape=ref.shape)
-    axis = (table.symmetry.uses.get((node.index, 0)) or [None])[-1]
+    axes = table.symmetry.uses.get((node.index, 0))
+    axis = axes[-1] if axes else None
     source = sources.get(node.inputs[1])
     label = source or table_label(ref.shape)
     yield Role(f"embedding.{label}", "embedding", view, (None, table.name(axis)), node.index)

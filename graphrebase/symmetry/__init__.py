@@ -1,4 +1,4 @@
-"""The axis algebra: which indices of which weights may be permuted together, proved by the graph."""
+"""The axis algebra: which indices of which weights move together, proved by the graph."""
 
 from graphrebase.symmetry.axes import leaves
 from graphrebase.symmetry.permute import index_vector, permute_array, random_permutations

@@ -38,9 +38,7 @@ def shuffled(seed: int) -> Order:
     return lambda count: list(rng.permutation(count))
 
 
-def published(
-    problem: AlignmentProblem, order: Order, sweeps: int = 100
-) -> dict[str, IndexArray]:
+def published(problem: AlignmentProblem, order: Order, sweeps: int = 100) -> dict[str, IndexArray]:
     """Return the maps the published algorithm ends with."""
     evidence = Evidence(problem)
     maps = Maps(identity_maps(problem.spaces))
@@ -75,9 +73,7 @@ def _attention(evidence: Evidence, maps: Maps, head: str, *, inside: bool) -> No
             _assign(evidence, maps, unit, unbiased)
 
 
-def _assign(
-    evidence: Evidence, maps: Maps, unit: tuple[str, ...], among: frozenset[int]
-) -> None:
+def _assign(evidence: Evidence, maps: Maps, unit: tuple[str, ...], among: frozenset[int]) -> None:
     total = np.sum([evidence.similarity(name, maps, among) for name in unit], axis=0)
     best = best_permutations(total)
     for name in unit:
