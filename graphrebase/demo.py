@@ -90,8 +90,8 @@ def _tell(story: _Story, folder: Path, work: Path) -> dict[str, Any]:
         "title": story.title,
         "rows": rows,
         "summary": (
-            f"auto chose {made['auto'][1]}: it recovers {rows[3]['recovered']:.1%} of the task loss "
-            "that fine-tuning v2 itself gains"
+            f"auto chose {made['auto'][1]}: it recovers {rows[3]['recovered']:.1%} of the "
+            "task loss that fine-tuning v2 itself gains"
         ),
     }
 

@@ -18,6 +18,7 @@ from graphrebase.rebase.basis import Basis, aligned_basis, random_basis, write_b
 from graphrebase.runtime import (
     Comparison,
     Session,
+    cast_inputs,
     equivalent,
     evaluate,
     load_npz,
@@ -142,7 +143,7 @@ def verify_function(
     if inputs is None:
         sets: list[dict[str, np.ndarray]] = two_sizes(reference, build_graph(source), seed)
     else:
-        sets = [split_labels(load_npz(inputs))[0]]
+        sets = [cast_inputs(reference, split_labels(load_npz(inputs))[0])]
     result = equivalent(reference, compared, sets, {})
     limit = max(model_tolerance(source), model_tolerance(read_model(other)))
     return {

@@ -33,9 +33,7 @@ def edit_weights(
 ) -> None:
     """Write a copy of a model with every learned tensor changed."""
     structure = find_structure(read_model(source))
-    learned = {
-        r.view.tensor for r in structure.roles.values() if r.kind != "other" or any(r.axes)
-    }
+    learned = {r.view.tensor for r in structure.roles.values() if r.kind != "other" or any(r.axes)}
     model = onnx.load(source)
     for tensor in model.graph.initializer:
         if tensor.name in learned:

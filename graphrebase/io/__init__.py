@@ -8,4 +8,11 @@ from graphrebase.io.reader import Model, read_model
 from graphrebase.io.tensors import TensorRef
 from graphrebase.io.writer import write_model
 
-__all__ = ["Model", "TensorRef", "check_target", "read_model", "structure_difference", "write_model"]
+__all__ = [
+    "Model",
+    "TensorRef",
+    "check_target",
+    "read_model",
+    "structure_difference",
+    "write_model",
+]

@@ -143,7 +143,9 @@ def test_not_a_number_ends_with_5(
     assert not (tmp_path / "out.onnx").exists()
 
 
-def bad_inputs(pair: tuple[Path, Path, Path], folder: Path) -> dict[str, tuple[tuple[Path, ...], int]]:
+def bad_inputs(
+    pair: tuple[Path, Path, Path], folder: Path
+) -> dict[str, tuple[tuple[Path, ...], int]]:
     base, tuned, target = pair
     text = folder / "text.onnx"
     text.write_text("this is not a model")
@@ -184,7 +186,13 @@ def test_bad_input_writes_nothing(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("rebase",), ("rebase", "--base"), ("nonsense",), ("inspect", "x", "--nope"), ("permute", "x", "-o", "y")],
+    [
+        ("rebase",),
+        ("rebase", "--base"),
+        ("nonsense",),
+        ("inspect", "x", "--nope"),
+        ("permute", "x", "-o", "y"),
+    ],
 )
 def test_usage_errors(arguments: tuple[str, ...]) -> None:
     assert run(*arguments) == 2
@@ -192,7 +200,12 @@ def test_usage_errors(arguments: tuple[str, ...]) -> None:
 
 def test_unknown_choices_are_usage_errors(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
-    for extra in (("--method", "magic"), ("--residual", "none"), ("--template", "x"), ("--alpha", "nan")):
+    for extra in (
+        ("--method", "magic"),
+        ("--residual", "none"),
+        ("--template", "x"),
+        ("--alpha", "nan"),
+    ):
         assert run(*rebase_arguments(*pair, output), *extra) == 2
     assert run("inspect", pair[0], "--free", "everything") == 2
 

@@ -37,9 +37,7 @@ def test_head_is_carried(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
     assert verify_function(finetuned, output)["passed"]
 
 
-def test_target_template_has_no_place_for_it(
-    pair: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_target_template_has_no_place_for_it(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, finetuned, target = pair
     output = tmp_path / "out.onnx"
     with pytest.raises(MismatchError, match="no place"):

@@ -1,4 +1,4 @@
-"""A planted alignment is found exactly, and the rebased weights are B plus the moved task vector."""
+"""A planted alignment is found exactly; the result is B plus the moved task vector."""
 
 from __future__ import annotations
 

@@ -89,9 +89,17 @@ def test_wrong_input_names_list_those_needed(inputs: dict[str, np.ndarray], faul
     assert "'x'" in (caught.value.hint or "")
 
 
-def test_a_failing_run_names_the_shapes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_run_names_the_shapes() -> None:
     with pytest.raises(VerificationError, match=r"x \(1, 5\)"):
         Session(linear(WEIGHT)).run({"x": np.ones((1, 5), np.float32)})
+
+
+def test_a_failing_operator_is_raised_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
+    kinds = [("a", FLOAT, ["n"]), ("b", FLOAT, ["m"])]
+    session = Session(model(nodes, kinds, [("y", FLOAT, ["k"])]).SerializeToString())
+    with pytest.raises(VerificationError, match=r"a \(2,\), b \(3,\)"):
+        session.run({"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)})
     assert capfd.readouterr().err == ""
 
 

@@ -122,7 +122,9 @@ class Draft:
         last = value.shape[-1]
         assert isinstance(last, int)
         operands = [value.name, self.weight((last,))]
-        return self.add("Add", operands if self.pick((True, False)) else operands[::-1], value.shape)
+        return self.add(
+            "Add", operands if self.pick((True, False)) else operands[::-1], value.shape
+        )
 
 
 Step = Callable[[Draft, Value], object]
@@ -313,9 +315,7 @@ def unary(draft: Draft, value: Value) -> object:
 def _broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...] | None:
     rank = max(len(a), len(b))
     result: list[Dim] = []
-    for x, y in zip(
-        [1] * (rank - len(a)) + list(a), [1] * (rank - len(b)) + list(b), strict=True
-    ):
+    for x, y in zip([1] * (rank - len(a)) + list(a), [1] * (rank - len(b)) + list(b), strict=True):
         if x != y and 1 not in (x, y):
             return None
         result.append(y if x == 1 else x)
@@ -566,7 +566,9 @@ def made_weight(draft: Draft, value: Value) -> object:
         inputs = [draft.ints([n]) for n in (0, last, 0)]
         made = draft.add("Slice", [draft.weight((2 * last, width)), *inputs], (last, width))
     elif kind == "scaled":
-        made = draft.add("Mul", [draft.weight((last, width)), draft.weight((width,))], (last, width))
+        made = draft.add(
+            "Mul", [draft.weight((last, width)), draft.weight((width,))], (last, width)
+        )
     elif kind == "sum":
         names = [draft.weight((last, width)), draft.weight((last, width))]
         made = draft.add("Add", names, (last, width))
@@ -601,9 +603,7 @@ def attention(draft: Draft, value: Value) -> object:
     scores = draft.add("MatMul", [q4.name, turned.name], scores_shape)
     if draft.pick((True, False, False)):
         mixing = draft.weight((heads, heads))
-        scores = draft.add(
-            "Einsum", [scores.name, mixing], scores.shape, equation="ahij,hg->agij"
-        )
+        scores = draft.add("Einsum", [scores.name, mixing], scores.shape, equation="ahij,hg->agij")
     axis = draft.pick((-1, -1, 1))
     weights = draft.add("Softmax", [scores.name], scores.shape, axis=axis)
     mixed = draft.add("MatMul", [weights.name, v4.name], q4.shape)
