@@ -77,10 +77,10 @@ def _tell(story: _Story, folder: Path, work: Path) -> dict[str, Any]:
     bound = folder / f"{story.finetuned_target}.onnx"
     models = [
         ("v2", target),
-        ("v2 + naive addition", made["naive"][0]),
-        ("v2 rebased: transfusion", made["transfusion"][0]),
-        ("v2 rebased: auto", made["auto"][0]),
-        ("v2 fine-tuned (bound)", bound),
+        ("v2 + naive", made["naive"][0]),
+        ("v2 + transfusion", made["transfusion"][0]),
+        ("v2 + auto", made["auto"][0]),
+        ("v2 fine-tuned", bound),
     ]
     rows = [_row(name, path, task, domain) for name, path in models]
     start, best = rows[0]["task_loss"], rows[-1]["task_loss"]

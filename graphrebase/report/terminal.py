@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -23,7 +24,7 @@ def show(items: Iterable[RenderableType]) -> None:
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     cells = [[_text(cell) for cell in row] for row in rows]
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         numeric = all(row[number][-1:].isdigit() or row[number].endswith("%") for row in cells)
         table.add_column(column, justify="right" if numeric else "left")
@@ -35,7 +36,8 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]])
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1e-3 and value else f"{value:.3f}"
-    return str(value)
+    # Names come out of files: control characters must not reach the terminal.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 
 
 def _facts(title: str, facts: Iterable[tuple[str, object]]) -> Table:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from graphrebase.symmetry.axes import Axis, Fibre, Leaf, Product, Solver, Sum, leaves
+from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, Sum, leaves
+from graphrebase.symmetry.solver import Solver
 
 #: Index vector of each free axis: the new index i holds what was at ``vector[i]``.
 Permutations = Mapping[Axis, np.ndarray]

@@ -16,7 +16,8 @@ import numpy as np
 
 from graphrebase.graph import Dim, Node, ShapeTable
 from graphrebase.graph.shapes import is_static
-from graphrebase.symmetry.axes import UNIT, Axis, Fibre, Solver, frozen
+from graphrebase.symmetry.axes import UNIT, Axis, Fibre, frozen
+from graphrebase.symmetry.solver import Solver
 
 Axes = list[Axis]
 Rule = Callable[["Context"], list[Axes]]

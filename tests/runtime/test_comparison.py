@@ -27,7 +27,21 @@ def _error(a: object, b: object) -> float:
 
 @given(st.lists(st.floats(width=32), max_size=8))
 def test_an_array_equals_itself(values: list[float]) -> None:
-    assert _error(np.array(values, np.float32), np.array(values, np.float32)) == 0
+    array = np.array([1.0, *values], np.float32)
+    assert _error(array, array) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -3.4e38])
+def test_nothing_but_masked_values_is_no_proof(value: float) -> None:
+    array = np.full(3, value, np.float32)
+    assert _error(array, array) == np.inf
+
+
+def test_a_masked_score_does_not_set_the_scale() -> None:
+    lowest = np.finfo(np.float32).min
+    reference = np.array([lowest, 1.0], np.float32)
+    found = compare({"logits": reference}, {"logits": np.array([lowest, 10.0], np.float32)})
+    assert found.relative == pytest.approx(9.0)
 
 
 def test_relative_error_is_that_of_the_worst_output() -> None:
