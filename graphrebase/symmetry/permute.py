@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, Sum, leaves
+from graphrebase.symmetry.axes import Axis, Fibre, Leaf, Product, Sum, leaves
 from graphrebase.symmetry.solver import Solver
 
 #: Index vector of each free axis: the new index i holds what was at ``vector[i]``.
@@ -101,10 +101,10 @@ def index_vector(axis: Axis, permutations: Permutations, solver: Solver) -> np.n
         return np.concatenate(vectors)
     if isinstance(form, Product):
         flat = solver.factors(axis)
-        grid = np.arange(axis.length).reshape(axis.length)
-        return permute_array(
-            grid.reshape([f.length for f in flat]), flat, permutations, solver
-        ).reshape(-1)
+        grid = np.arange(axis.length).reshape([f.length for f in flat])
+        return permute_array(grid, flat, permutations, solver).reshape(-1)
+    if isinstance(form, Fibre):
+        raise ValueError("this axis depends on another one")
     return np.arange(axis.length)
 
 

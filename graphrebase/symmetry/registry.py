@@ -91,6 +91,13 @@ class Context:
             raise CannotFollow(f"{attribute} of {self.node.op_type} is computed at run time")
         return [int(v) for v in np.atleast_1d(value)]
 
+    def contract(self, axes: Sequence[Axis]) -> None:
+        """State which indices one sum runs over together: of all operands, kept ones and summed.
+
+        What depends on an index of one operand only must not meet another operand unharmed.
+        """
+        self.scopes.append(list(axes))
+
     def reduce(self, axes: Sequence[Axis], reduced: Sequence[int]) -> None:
         """State that the call mixes the indices of the ``reduced`` axes of one tensor.
 

@@ -16,13 +16,13 @@ from graphrebase.symmetry.axes import (
     Fibre,
     Frozen,
     Leaf,
-    Solver,
     children,
     frozen,
     leaf,
     leaves,
 )
 from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, unfollowed
+from graphrebase.symmetry.solver import Solver
 
 assert _rules
 
@@ -176,12 +176,14 @@ def _is_state(name: str) -> bool:
 
 
 def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
-    if all(name in state.shapes.values for name in node.outputs if name):
+    inputs = [_input_axes(node, position, state) for position in range(len(node.inputs))]
+    folded = all(name in state.shapes.values for name in node.outputs if name)
+    # Arithmetic on small weights folds too, but weights move.
+    if folded and not any(leaves(axis) for axes in inputs for axis in axes or ()):
         for name in node.outputs:
             dims = state.shapes.shape(name) or ()
             state.values[name] = [frozen(d, "computed constant") for d in dims]
         return
-    inputs = [_input_axes(node, position, state) for position in range(len(node.inputs))]
     for position in range(len(inputs)):
         if (node.index, position) in cuts:
             inputs[position] = [frozen(UNIT, "cut") for _ in inputs[position] or ()]

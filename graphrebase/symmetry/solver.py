@@ -118,10 +118,11 @@ class Solver:
         if occurs(free.root, other):
             self._untangle(free, other)
             return
-        copies = isinstance(other.form, Leaf) and other.form.copies
-        if form.copies != copies and isinstance(other.form, Leaf):
-            # Equal values only where both have them: else the class is an ordinary free axis.
-            self._set(other, Leaf())
+        if not form.copies:
+            # Equal values on one side only: the class is an ordinary free axis.
+            for inner in leaves(other):
+                if inner.form == Leaf(copies=True):
+                    self._set(inner, Leaf())
         self._bind(free, other)
 
     def _untangle(self, free: Axis, other: Axis) -> None:

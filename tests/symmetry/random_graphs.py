@@ -330,6 +330,8 @@ def binary(draft: Draft, value: Value) -> object:
         shape = _broadcast(value.shape, v.shape)
         if shape is not None and _size(shape) <= LIMIT:
             others.append(v)
+    if not others:
+        return None
     other = draft.pick(others)
     shape = _broadcast(value.shape, other.shape)
     assert shape is not None

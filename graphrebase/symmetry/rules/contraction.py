@@ -14,6 +14,7 @@ def matmul(context: Context) -> list[Axes]:
     columns = right[-1:] if len(right) > 1 else []
     batch = context.broadcast([left[:-2], right[:-2]])
     context.solver.unify(left[-1], right[-2] if len(right) > 1 else right[0])
+    context.contract([*batch, *rows, left[-1], *columns])
     return [[*batch, *rows, *columns]]
 
 
@@ -26,6 +27,7 @@ def gemm(context: Context) -> list[Axes]:
     if context.node.attributes.get("transB"):
         right.reverse()
     context.solver.unify(left[1], right[0])
+    context.contract([left[0], left[1], right[1]])
     joint = [left[0], right[1]]
     bias = context.optional(2)
     return [context.broadcast([joint, bias]) if bias is not None else joint]
@@ -47,6 +49,7 @@ def einsum(context: Context) -> list[Axes]:
             known = letters.setdefault(letter, axis)
             if known is not axis:
                 context.solver.unify(known, axis)
+    context.contract(list(letters.values()))
     return [[letters[letter] for letter in output]]
 
 
@@ -58,6 +61,7 @@ def conv(context: Context) -> list[Axes]:
     data, weight, bias = context.axes(0), context.axes(1), context.optional(2)
     solver = context.solver
     solver.unify(data[1], weight[1])
+    context.contract([data[0], data[1], weight[0]])
     if bias is not None:
         solver.unify(weight[0], bias[0])
     for axis in (*data[2:], *weight[2:]):

@@ -224,11 +224,9 @@ def _sliced(
         parts = cut(context, axes, axis, [(n, n) for n in sizes if n])
         return parts[1 if first else 0]
     if stride > 1 and length % stride == 0 and first < stride:
-        outer = (length // stride, length // stride)
-        factors = solver.refine(solver.factors(whole), [outer, step])
-        if len(factors) == 2:
-            solver.freeze(factors[1], "every n-th index is taken")
-            return [factors[0] if i == axis else a for i, a in enumerate(axes)]
+        kept, stepped = solver.split(whole, (length // stride, length // stride))
+        solver.freeze(stepped, "every n-th index is taken")
+        return [kept if i == axis else a for i, a in enumerate(axes)]
     solver.freeze(whole, "reordered by a Slice")
     return [frozen(size, "reordered by a Slice") if i == axis else a for i, a in enumerate(axes)]
 
