@@ -1,0 +1,77 @@
+"""Shape arithmetic is folded; a size is static only where both probes agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from graph_models import graph_of, ints, save, weight
+from onnx import helper
+
+from graphrebase.graph import infer_shapes
+from graphrebase.graph.shapes import PROBES, input_dims
+
+
+def test_computed_reshape_target(tmp_path: Path) -> None:
+    """[B, S, 32] to [B, S, 4, 8] with B and S read from the input's shape, as exporters do."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["b"]),
+        helper.make_node("Gather", ["shape", "one"], ["s"]),
+        helper.make_node("Unsqueeze", ["b", "zero_axis"], ["b1"]),
+        helper.make_node("Unsqueeze", ["s", "zero_axis"], ["s1"]),
+        helper.make_node("Concat", ["b1", "s1", "heads"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    weights = {
+        "zero": ints(0).reshape(()),
+        "one": ints(1).reshape(()),
+        "zero_axis": ints(0),
+        "heads": ints(-1, 8),
+    }
+    path = save(tmp_path, nodes, {"x": ["B", "S", 32]}, ["y"], weights)
+    table = infer_shapes(graph_of(path))
+    assert table.shape("y") == (PROBES[0], PROBES[1], (4, 4), (8, 8))
+    assert table.static_value("target") is None
+    assert table.static_value("heads") is not None
+
+
+def test_equal_symbols_have_equal_sizes_and_sums_are_evaluated(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    inputs = {"x": ["B", "P"], "m": ["B", "P + S"], "z": ["S", 3]}
+    dims = input_dims(graph_of(save(tmp_path, nodes, inputs, ["y"])))
+    assert dims["x"][0] == dims["m"][0]
+    assert dims["m"][1] == tuple(p + s for p, s in zip(dims["x"][1], dims["z"][0], strict=True))
+    assert dims["z"][1] == (3, 3)
+
+
+@pytest.mark.parametrize(("bound", "static"), [("five", True), ("length", False)])
+def test_a_dynamic_slice_is_not_static(bound: str, static: bool, tmp_path: Path) -> None:
+    """position_ids[:, :S] of a table long enough looks static under one probe only."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Slice", ["shape", "one", "two"], ["length"]),
+        helper.make_node("Slice", ["table", "zero", bound, "axis"], ["y"]),
+    ]
+    weights = {
+        "table": weight(1, 40),
+        "five": ints(5),
+        "zero": ints(0),
+        "one": ints(1),
+        "two": ints(2),
+        "axis": ints(1),
+    }
+    table = infer_shapes(graph_of(save(tmp_path, nodes, {"x": ["B", "S"]}, ["y"], weights)))
+    shape = table.shape("y")
+    assert shape is not None
+    assert (shape[1][0] == shape[1][1]) is static
+
+
+def test_unknown_operator_leaves_its_output_unknown(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Odd", ["x"], ["h"], domain="custom"),
+        helper.make_node("Relu", ["h"], ["y"]),
+    ]
+    table = infer_shapes(graph_of(save(tmp_path, nodes, {"x": [2, 3]}, ["y"])))
+    assert table.shape("x") == ((2, 2), (3, 3))
+    assert table.shape("h") is None and table.shape("y") is None

@@ -1,0 +1,64 @@
+"""Attention written out is found through scale, mask, cast and guard; other Softmaxes are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graph_models import save, scene_of
+from graphrebase.patterns.attention_softmax import PATTERN
+from onnx import TensorProto, helper
+
+from graphrebase.graph.pattern import Match, NearMiss
+
+Q = {"q": [2, 4, 5, 8], "k": [2, 4, 8, 5], "v": [2, 4, 5, 8]}
+
+
+def found(folder: Path, nodes: list[object], inputs: dict[str, list[int]], output: str) -> object:
+    scale = {"scale": np.array(0.3, np.float32), "mask": np.zeros((5, 5), np.float32)}
+    scene = scene_of(save(folder, nodes, inputs, [output], scale))  # type: ignore[arg-type]
+    node = next(n for n in scene.graph.nodes if n.op_type == "Softmax")
+    assert node.op_type in PATTERN.core
+    return PATTERN.match(scene, node)
+
+
+BETWEEN = {
+    "plain": [],
+    "scale": [("Mul", ["scores", "scale"])],
+    "division and mask": [("Div", ["scores", "scale"]), ("Add", ["", "mask"])],
+    "mask first operand": [("Add", ["mask", ""])],
+    "cast": [("Cast", ["scores"])],
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_attention(name: str, tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["q", "k"], ["scores"])]
+    last = "scores"
+    for number, (op_type, inputs) in enumerate(BETWEEN[name]):
+        operands = [i if i in ("scale", "mask") else last for i in inputs]
+        extra = {"to": TensorProto.FLOAT} if op_type == "Cast" else {}
+        last = f"s{number}"
+        nodes.append(helper.make_node(op_type, operands, [last], **extra))
+    nodes += [
+        helper.make_node("Softmax", [last], ["p"], axis=-1),
+        helper.make_node("MatMul", ["p", "v"], ["y"]),
+    ]
+    match = found(tmp_path, nodes, Q, "y")
+    assert isinstance(match, Match)
+    assert dict(match.parts) == {"query": "q", "key": "k", "value": "v", "output": "y"}
+
+
+def test_half_an_attention_is_a_near_miss(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["y"], axis=-1),
+    ]
+    miss = found(tmp_path, nodes, Q, "y")
+    assert isinstance(miss, NearMiss) and "with v" in miss.reason
+
+
+def test_a_classifier_is_not_attention(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Softmax", ["q"], ["y"], axis=-1)]
+    assert found(tmp_path, nodes, Q, "y") is None
