@@ -1,4 +1,4 @@
-"""What the architecture has is found: blocks, widths and every symmetry group, by nominal tables."""
+"""What an architecture has is found: blocks, widths, symmetry groups, by nominal tables."""
 
 from __future__ import annotations
 
