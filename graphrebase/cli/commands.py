@@ -11,7 +11,7 @@ from graphrebase.errors import UsageError, VerificationError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output file.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Residual = Annotated[
     str,
@@ -51,7 +51,7 @@ def rebase(
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only: write no model.")] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -64,7 +64,8 @@ def rebase(
     if output is None and not dry_run:
         raise UsageError("no output file given", hint="add -o OUT.onnx, or --dry-run")
     settings = Settings(method, alpha, residual, intra, template, device, seed)
-    _check_outputs([p for p in (report, save_alignment) if p], force, [base, finetuned, target])
+    extra = [p for p in (report, save_alignment) if p]
+    _check_outputs(extra, force, [base, finetuned, target], also=output)
     result = run(
         base, finetuned, target, None if dry_run else output, settings,
         alignment=alignment, force=force,
@@ -212,9 +213,15 @@ def _kinds(free: str) -> tuple[str, ...]:
     return kinds
 
 
-def _check_outputs(paths: list[Path], force: bool, inputs: list[Path]) -> None:
+def _check_outputs(
+    paths: list[Path], force: bool, inputs: list[Path], also: Path | None = None
+) -> None:
+    """Refuse outputs that exist, are inputs, or are the same file twice; before any work."""
     from graphrebase.errors import OutputError
 
+    names = [p.resolve() for p in (*paths, *([also] if also else []))]
+    if len(set(names)) < len(names):
+        raise UsageError("two outputs have the same name", where=str(names[0]))
     for path in paths:
         if path.exists() and any(i.exists() and path.samefile(i) for i in inputs):
             raise OutputError("an input file would be overwritten", where=str(path))

@@ -29,6 +29,16 @@ PROBES: tuple[Dim, ...] = ((2, 3), (5, 7), (11, 13), (17, 19), (23, 29), (31, 37
 _SAME_SHAPE = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SimplifiedLayerNormalization"}
 
 
+#: What onnx raises where it cannot infer a node; its outputs are then unknown.
+_INFERENCE_ERRORS = (
+    RuntimeError,
+    KeyError,
+    onnx.checker.ValidationError,
+    onnx.defs.SchemaError,
+    shape_inference.InferenceError,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ShapeTable:
     """Shapes and folded values of every tensor of a graph.
@@ -224,7 +234,7 @@ def _standard(
         inferred = shape_inference.infer_node_outputs(
             schema, proto, types, arrays, opset_imports=[helper.make_opsetid("", graph.opset)]
         )
-    except (RuntimeError, onnx.defs.SchemaError, shape_inference.InferenceError, KeyError):
+    except _INFERENCE_ERRORS:
         return [None] * len(node.outputs)
     return [_typed(inferred.get(f"o{k}")) for k in range(len(node.outputs))]
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto
 
@@ -33,6 +34,8 @@ _PAYLOAD = (
     "uint64_data",
 )
 _SINGLE = (Message, str, bytes, int, float)
+# Narrower integers are quantised weights.
+_STEERING = ("bool", "int16", "int32", "int64", "uint16", "uint32", "uint64")
 _OWN_METADATA = "graphrebase"
 
 
@@ -41,8 +44,8 @@ def structure_difference(a: Model, b: Model) -> list[str]:
 
     Compared are the graph, its inputs and outputs, nodes, attributes, operator sets, functions,
     doc strings, metadata, and name, type and shape of every tensor. Left out are the payloads of
-    main-graph initializers and Constants, names and offsets of external data, and metadata whose
-    key starts with "graphrebase".
+    float and 8-bit initializers and Constants of the main graph, names and offsets of external
+    data, and metadata whose key starts with "graphrebase".
 
     Raises:
         InputError: external data that is not a weight cannot be read.
@@ -50,6 +53,7 @@ def structure_difference(a: Model, b: Model) -> list[str]:
     first, second = _normal(a), _normal(b)
     lines = list(_message_lines("model", first, second))
     lines += _external_lines(a, b)
+    lines += _constant_lines(a, b)
     if not lines and _bytes(first) != _bytes(second):
         lines.append("model: fields unknown to this version of onnx differ")
     return lines
@@ -161,6 +165,18 @@ def _external_lines(a: Model, b: Model) -> Iterator[str]:
     for one, other in zip(first, second, strict=False):  # a missing one shows in the graph
         if _digest(one) != _digest(other):
             yield f"external data of {one.site.name!r}: the bytes differ"
+
+
+def _constant_lines(a: Model, b: Model) -> Iterator[str]:
+    """Yield differing constants that steer the graph: indices, bounds, axes, flags."""
+    for name in a.tensors.keys() & b.tensors.keys():
+        one, other = a.tensors[name], b.tensors[name]
+        steering = one.dtype.name in _STEERING and (one.dtype, one.shape) == (
+            other.dtype,
+            other.shape,
+        )
+        if steering and not np.array_equal(one.load(), other.load()):
+            yield f"constant {name!r}: the values differ, and it is not a weight"
 
 
 def _digest(item: ExternalRange) -> bytes:

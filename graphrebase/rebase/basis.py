@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphrebase.align import Alignment
-from graphrebase.errors import MismatchError, OutputError
+from graphrebase.errors import MismatchError, OutputError, VerificationError
 from graphrebase.io import Model, write_model
 from graphrebase.structure import Skip, Structure
 from graphrebase.symmetry import Symmetry, index_vector, leaves, permute_array, random_permutations
@@ -48,6 +48,12 @@ class Basis:
 
     def _permuted(self, name: str) -> np.ndarray:
         array = self.symmetry.graph.constants[name].load()
+        if np.isnan(np.asarray(array, np.float32)).any():
+            raise VerificationError(
+                "the weights hold NaN values",
+                where=f"{self.symmetry.graph.model.path}, tensor '{name}'",
+                hint="export the model again from a healthy checkpoint",
+            )
         axes = self.symmetry.constants[name]
         return permute_array(array, axes, self.permutations, self.symmetry.solver)
 
@@ -125,17 +131,25 @@ def write_basis(
     *,
     force: bool = False,
 ) -> int:
-    """Write the permuted model; returns the number of initializers that changed.
+    """Write the permuted model; returns the number of tensors whose values changed.
 
     Without Gathers only weights change and they are streamed. With them the model is edited as a
     whole, in memory.
     """
-    moved = basis.replacements()
-    if not basis.gathers:
+    changed: set[str] = set()
+
+    def counted(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        new = make()
+        if not np.array_equal(new, model.tensors[name].load()):
+            changed.add(name)
+        return new
+
+    moved = {name: partial(counted, name, make) for name, make in basis.replacements().items()}
+    if basis.gathers:
+        _write_with_gathers(model, basis, moved, output, metadata, force=force)
+    else:
         write_model(model, output, moved, metadata, force=force)
-        return len(moved)
-    _write_with_gathers(model, basis, moved, output, metadata, force=force)
-    return len(moved)
+    return len(changed)
 
 
 def _write_with_gathers(

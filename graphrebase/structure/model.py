@@ -121,7 +121,7 @@ def find_structure(
     cut = intact
     if residual == "per-point":
         edges = {(b.residual.node.index, b.residual.skip) for b in parts.blocks if b.residual}
-        cut = find_symmetry(parts.graph, parts.shapes, free=free, cuts=edges)
+        cut = find_symmetry(parts.graph, parts.shapes, free=free, cuts=edges, latent=intact.latent)
     table = SpaceTable(cut)
     skips = _residual_spaces(parts, table, residual)
     found = _collect_roles(parts, table)

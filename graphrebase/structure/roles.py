@@ -99,10 +99,8 @@ def attention_spaces(table: SpaceTable, layer: Attention, index: int) -> Attenti
     kv = layer.kv_heads
     if not query or not value:
         return AttentionSpaces(None, None, None, None)
-    head_axis = next(
-        (f for f in value[:-1] if f.length == kv and not isinstance(f.form, Fibre)), None
-    )
-    member_axis = next((f for f in query[:-1] if isinstance(f.form, Fibre)), None)
+    head_axis = _head_axis(value, kv)
+    member_axis = _member_axis(query, layer)
     head = None
     if head_axis is not None and kv > 1:
         free = isinstance(head_axis.form, Leaf)
@@ -113,6 +111,25 @@ def attention_spaces(table: SpaceTable, layer: Attention, index: int) -> Attenti
     query_key = _inner(table, query[-1], f"block.{index}.head_qk", "head_qk", head, kv)
     value_output = _inner(table, value[-1], f"block.{index}.head_vo", "head_vo", head, kv)
     return AttentionSpaces(head, member, query_key, value_output)
+
+
+def _head_axis(value: Sequence[Axis], kv: int) -> Axis | None:
+    """Return the axis of key-value heads; a static batch may have their number too."""
+    inner = value[-1].form
+    if isinstance(inner, Fibre):
+        return inner.over if inner.over.length == kv else None
+    fitting = [f for f in value[:-1] if f.length == kv and not isinstance(f.form, Fibre)]
+    return next((f for f in fitting if isinstance(f.form, Leaf)), fitting[0] if fitting else None)
+
+
+def _member_axis(query: Sequence[Axis], layer: Attention) -> Axis | None:
+    """Return the axis of the query heads inside a key-value head, if there are several."""
+    if layer.heads == layer.kv_heads:
+        return None
+    if layer.kv_heads == 1:
+        lead = (f for f in query[:-1] if f.length == layer.heads and isinstance(f.form, Leaf))
+        return next(lead, None)
+    return next((f for f in query[:-1] if isinstance(f.form, Fibre)), None)
 
 
 def _static_factors(symmetry: Symmetry, axes: Sequence[Axis]) -> list[Axis]:

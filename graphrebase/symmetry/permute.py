@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from graphrebase.symmetry.axes import Axis, Fibre, Leaf, Product, Sum, leaves
+from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Sum, leaves
 from graphrebase.symmetry.solver import Solver
 
 #: Index vector of each free axis: the new index i holds what was at ``vector[i]``.
@@ -99,13 +99,13 @@ def index_vector(axis: Axis, permutations: Permutations, solver: Solver) -> np.n
             vectors.append(index_vector(part, permutations, solver) + start)
             start += part.length
         return np.concatenate(vectors)
-    if isinstance(form, Product):
-        flat = solver.factors(axis)
-        grid = np.arange(axis.length).reshape([f.length for f in flat])
-        return permute_array(grid, flat, permutations, solver).reshape(-1)
-    if isinstance(form, Fibre):
+    if isinstance(form, Frozen):
+        return np.arange(axis.length)
+    flat = solver.factors(axis)
+    if any(f.root is axis.root for f in flat):
         raise ValueError("this axis depends on another one")
-    return np.arange(axis.length)
+    grid = np.arange(axis.length).reshape([f.length for f in flat])
+    return permute_array(grid, flat, permutations, solver).reshape(-1)
 
 
 def _moved(axis: Axis, permutations: Permutations) -> Iterator[Axis]:

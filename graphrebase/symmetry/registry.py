@@ -91,12 +91,23 @@ class Context:
             raise CannotFollow(f"{attribute} of {self.node.op_type} is computed at run time")
         return [int(v) for v in np.atleast_1d(value)]
 
-    def contract(self, axes: Sequence[Axis]) -> None:
-        """State which indices one sum runs over together: of all operands, kept ones and summed.
+    def meet(self, joint: Sequence[Axis], *operands: Sequence[Axis | None]) -> None:
+        """State that operands meet index by index, along all axes of the call, kept and summed.
 
-        What depends on an index of one operand only must not meet another operand unharmed.
+        An axis may be spelt differently in every operand, so each spelling must hold in the scope
+        of the whole call: what depends on one of two axes of one class does not (x @ x^T).
+
+        Args:
+            joint: all axes of the call.
+            operands: the axes of each operand, placed as in ``joint``; None where it has none.
         """
-        self.scopes.append(list(axes))
+        self.scopes.append(list(joint))
+        for operand in operands:
+            scope = [
+                j if a is None or a.size == UNIT else a for a, j in zip(operand, joint, strict=True)
+            ]
+            if any(a.root is not j.root for a, j in zip(scope, joint, strict=True)):
+                self.scopes.append(scope)
 
     def reduce(self, axes: Sequence[Axis], reduced: Sequence[int]) -> None:
         """State that the call mixes the indices of the ``reduced`` axes of one tensor.
@@ -109,7 +120,7 @@ class Context:
     def broadcast(self, operands: Sequence[Axes]) -> Axes:
         """Unify right-aligned axes, as element-wise operators do; returns the joint axes."""
         rank = max((len(o) for o in operands), default=0)
-        padded = [[None] * (rank - len(o)) + list(o) for o in operands]
+        padded: list[list[Axis | None]] = [[None] * (rank - len(o)) + list(o) for o in operands]
         columns = [[a for a in column if a is not None] for column in zip(*padded, strict=True)]
         joint = [[a for a in column if a.size != UNIT] or column[:1] for column in columns]
         # An index axis first, what depends on it afterwards: then dependent axes find it equal.
@@ -117,7 +128,9 @@ class Context:
         for i in order:
             for other in joint[i][1:]:
                 self.solver.unify(joint[i][0], other)
-        return [column[0] for column in joint]
+        result = [column[0] for column in joint]
+        self.meet(result, *padded)
+        return result
 
     def _depends(self, axis: Axis) -> bool:
         return any(isinstance(f.form, Fibre) for f in self.solver.factors(axis))

@@ -35,6 +35,9 @@ _UNIFORM_LIMIT = 1 << 16
 #: Key of one use of a constant: (node index, input position).
 Use = tuple[int, int]
 
+#: One axis of a graph output: (output name, axis).
+OutputAxis = tuple[str, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -91,6 +94,7 @@ class Symmetry:
             so each use has axes of its own).
         constants: axes of every constant that groups move.
         uniform: shared constants with equal values, which any permutation leaves alone.
+        latent: output axes (output, axis) that are hidden units and not scores, frozen or free.
     """
 
     graph: Graph
@@ -103,6 +107,7 @@ class Symmetry:
     groups: tuple[Group, ...]
     frozen: tuple[FrozenAxis, ...]
     unknown_operators: Mapping[str, int]
+    latent: frozenset[OutputAxis]
 
     def axes(self, node: Node, position: int) -> Axes | None:
         """Return the axes of a node input."""
@@ -130,6 +135,7 @@ def find_symmetry(
     *,
     free: Iterable[str] = (),
     cuts: Set[Use] = frozenset(),
+    latent: Set[OutputAxis] = frozenset(),
 ) -> Symmetry:
     """Return the symmetry groups of a graph.
 
@@ -140,13 +146,15 @@ def find_symmetry(
             ``state`` (KV-cache inputs and outputs).
         cuts: node inputs whose axes are not tied to the node's other operands: the skips of a
             residual stream, when each residual point has a permutation of its own.
+        latent: output axes that are latent although the cut graph no longer shows it: those of
+            the same graph without cuts.
     """
     table = infer_shapes(graph) if shapes is None else shapes
     state = _State(graph, table, Solver(), frozenset(free), {}, {}, {}, set(), [], {})
     _name_inputs(state)
     for node in graph.nodes:
         _apply(node, state, cuts)
-    _fix_outputs(state)
+    found = _fix_outputs(state, latent)
     _close_all(state)
     return Symmetry(
         graph=graph,
@@ -159,6 +167,7 @@ def find_symmetry(
         groups=tuple(_groups(state)),
         frozen=tuple(_frozen_axes(state)),
         unknown_operators=state.unknown,
+        latent=frozenset(found),
     )
 
 
@@ -267,19 +276,25 @@ def _is_uniform(name: str, state: _State) -> bool:
     return bool((values == values[0]).all())
 
 
-def _fix_outputs(state: _State) -> None:
-    """Freeze the interface; a hidden axis that weights read again is latent, and may be freed."""
-    read = _read_axes(state) if "latent" in state.free else set[Axis]()
+def _fix_outputs(state: _State, known: Set[OutputAxis]) -> set[OutputAxis]:
+    """Freeze the interface; a hidden axis that weights read again is latent, and may be freed.
+
+    Returns the latent output axes, whether they are free here or not.
+    """
+    read = _read_axes(state)
+    latent = set(known)
     for name, source in state.graph.outputs.items():
-        for axis in state.values.get(source, ()):
-            for inner in leaves(axis):
-                latent = inner.root in read
-                if latent or ("state" in state.free and _is_state(name)):
-                    continue
-                state.solver.freeze(inner, f"output '{name}'")
-        if source in state.constants:
-            for axis in state.constants[source]:
-                state.solver.freeze(axis, f"output '{name}'")
+        for position, axis in enumerate(state.values.get(source, ())):
+            inside = leaves(axis)
+            if inside and all(x.root in read for x in inside):
+                latent.add((name, position))
+            opened = "state" in state.free and _is_state(name)
+            if opened or ("latent" in state.free and (name, position) in latent):
+                continue
+            state.solver.freeze(axis, f"output '{name}'")
+        for axis in state.constants.get(source, ()):
+            state.solver.freeze(axis, f"output '{name}'")
+    return latent
 
 
 def _read_axes(state: _State) -> set[Axis]:

@@ -51,6 +51,11 @@ class Solver:
 
     def __init__(self) -> None:
         self.changes = 0
+        # Both depend on the classes, so they hold until the next change. Without them the same
+        # sub-terms would be spelt out again and again, exponentially often in deep nests.
+        self._seen = 0
+        self._factors: dict[Axis, list[Axis]] = {}
+        self._at: dict[tuple[Axis, Axis, int], Axis] = {}
 
     # --- changing a class
 
@@ -183,6 +188,20 @@ class Solver:
 
     def factors(self, axis: Axis) -> list[Axis]:
         """Return the row-major factors of an axis in normal form; none of them is a product."""
+        self._refresh()
+        if axis.root not in self._factors:
+            found = self._find_factors(axis)
+            self._refresh()
+            self._factors[axis.root] = found
+        return list(self._factors[axis.root])
+
+    def _refresh(self) -> None:
+        if self._seen != self.changes:
+            self._seen = self.changes
+            self._factors.clear()
+            self._at.clear()
+
+    def _find_factors(self, axis: Axis) -> list[Axis]:
         form = axis.form
         if isinstance(form, Product):
             return [inner for factor in form.factors for inner in self.factors(factor)]
@@ -216,8 +235,7 @@ class Solver:
             self.freeze(axis, "grouped differently from index to index of another axis")
             return self.factors(members[0])
         columns = list(zip(*(self.refine(f, sizes) for f in split), strict=True))
-        unchanged = all(x.root is m.root for x, m in zip(columns[0], form.members, strict=True))
-        if len(columns) == 1 and unchanged:
+        if len(columns) == 1 and _unmoved(columns[0], form.members):
             return [axis.root]
         return [inner for column in columns for inner in self.factors(fibre(over, column))]
 
@@ -278,6 +296,15 @@ class Solver:
 
     def at(self, axis: Axis, over: Axis, index: int) -> Axis:
         """Return ``axis`` as it is at one index of the axis ``over``."""
+        self._refresh()
+        key = (axis.root, over.root, index)
+        if key not in self._at:
+            found = self._find_at(axis, over, index)
+            self._refresh()
+            self._at[key] = found
+        return self._at[key]
+
+    def _find_at(self, axis: Axis, over: Axis, index: int) -> Axis:
         form = axis.form
         if isinstance(form, Fibre):
             return self._fibre_at(axis, form, over, index)
@@ -285,11 +312,11 @@ class Solver:
             if any(f.root is over.root for f in self.factors(axis)):
                 return axis  # it means its own index
             inner = [self.at(f, over, index) for f in form.factors]
-            same = all(x is y for x, y in zip(inner, form.factors, strict=True))
+            same = _unmoved(inner, form.factors)
             return axis if same else product(inner)
         if isinstance(form, Sum):
             inner = [self.at(p, over, index) for p in form.parts]
-            same = all(x is y for x, y in zip(inner, form.parts, strict=True))
+            same = _unmoved(inner, form.parts)
             return axis if same else concatenation(inner)
         return axis
 
@@ -300,7 +327,7 @@ class Solver:
         if len(flat) != 1 or flat[0] is not axis.root:
             return product([self.at(f, over, index) for f in flat])
         members = [self.at(m, over, index) for m in form.members]
-        if all(x is y for x, y in zip(members, form.members, strict=True)):
+        if _unmoved(members, form.members):
             return axis
         return fibre(form.over, members)
 
@@ -456,6 +483,7 @@ class Solver:
         present = Counter(f.root for f in flat if not isinstance(f.form, Fibre))
         for axis in fibres:
             if isinstance(axis.form, Fibre) and present[axis.form.over.root] != 1:
+                self._collapse_over(axes, axis.form.over.root)
                 self.collapse(axis)
                 return True
         nested = {
@@ -471,6 +499,23 @@ class Solver:
             if self.changes != before:
                 return True
         return False
+
+    def _collapse_over(self, axes: Sequence[Axis], over: Axis) -> None:
+        """Collapse all fibres over a class, also those that the normal form does not show."""
+        stack, seen = list(axes), set[Axis]()
+        while stack:
+            cell = stack.pop()
+            if cell.root in seen:
+                continue
+            seen.add(cell.root)
+            form = cell.form
+            stack.extend(children(form))
+            if isinstance(form, Fibre) and form.over.root is over.root:
+                self.collapse(cell)
+
+
+def _unmoved(found: Sequence[Axis], before: Sequence[Axis]) -> bool:
+    return all(x.root is y.root for x, y in zip(found, before, strict=True))
 
 
 def _over(index: Axis, members: Sequence[Axis]) -> Axis:

@@ -114,7 +114,9 @@ def test_any_mix_of_storage_forms_is_written(
                 force=True)  # fmt: skip
     written = read_model(out)
     onnx.checker.check_model(str(out))
-    assert structure_difference(model, written) == []
+    steering = {n for n, a in new.items() if a.dtype.name in ("int64", "bool") and a.size}
+    differing = structure_difference(model, written)
+    assert {line.split("'")[1] for line in differing} == steering
     for name, ref in model.tensors.items():
         expected = new.get(name, ref.load())
         assert written.tensors[name].load().tobytes() == expected.tobytes()

@@ -41,8 +41,8 @@ def attention(context: Context) -> list[Axes]:
         solver.unify(query_head, product([key_head, inner]))
     solver.unify(query, key)
     scores = [outer[0], query_head, outer[1], kv_outer[1]]
-    context.contract([*scores, query])
-    context.contract([*scores, value])
+    context.meet([*scores, query], [None, key_head, None, key_outer[1], key])
+    context.meet([*scores, value])
     if attributes.get("is_causal") or context.optional(6) is not None:
         for axis in (outer[1], kv_outer[1]):
             solver.freeze(axis, "later positions are masked")

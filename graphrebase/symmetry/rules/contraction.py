@@ -13,9 +13,18 @@ def matmul(context: Context) -> list[Axes]:
     rows = left[-2:-1]
     columns = right[-1:] if len(right) > 1 else []
     batch = context.broadcast([left[:-2], right[:-2]])
-    context.solver.unify(left[-1], right[-2] if len(right) > 1 else right[0])
-    context.contract([*batch, *rows, left[-1], *columns])
+    inner = right[-2] if len(right) > 1 else right[0]
+    context.solver.unify(left[-1], inner)
+    context.meet(
+        [*batch, *rows, left[-1], *columns],
+        [*_padded(left[:-2], batch), *rows, left[-1], *[None for _ in columns]],
+        [*_padded(right[:-2], batch), *[None for _ in rows], inner, *columns],
+    )
     return [[*batch, *rows, *columns]]
+
+
+def _padded(axes: Axes, joint: Axes) -> list[Axis | None]:
+    return [*[None] * (len(joint) - len(axes)), *axes]
 
 
 @rule("Gemm")
@@ -27,7 +36,7 @@ def gemm(context: Context) -> list[Axes]:
     if context.node.attributes.get("transB"):
         right.reverse()
     context.solver.unify(left[1], right[0])
-    context.contract([left[0], left[1], right[1]])
+    context.meet([left[0], left[1], right[1]], [None, right[0], None])
     joint = [left[0], right[1]]
     bias = context.optional(2)
     return [context.broadcast([joint, bias]) if bias is not None else joint]
@@ -49,7 +58,9 @@ def einsum(context: Context) -> list[Axes]:
             known = letters.setdefault(letter, axis)
             if known is not axis:
                 context.solver.unify(known, axis)
-    context.contract(list(letters.values()))
+    for term, axes in zip(operands, context.inputs, strict=True):
+        own = dict(zip(term, axes or (), strict=True))
+        context.meet(list(letters.values()), [own.get(letter) for letter in letters])
     return [[letters[letter] for letter in output]]
 
 
@@ -61,7 +72,7 @@ def conv(context: Context) -> list[Axes]:
     data, weight, bias = context.axes(0), context.axes(1), context.optional(2)
     solver = context.solver
     solver.unify(data[1], weight[1])
-    context.contract([data[0], data[1], weight[0]])
+    context.meet([data[0], data[1], weight[0]], [None, weight[1], None])
     if bias is not None:
         solver.unify(weight[0], bias[0])
     for axis in (*data[2:], *weight[2:]):

@@ -137,6 +137,7 @@ def concat(context: Context) -> list[Axes]:
     if len(reasons) == len(parts):
         joined = frozen(joined.size, reasons[0])
     joint.insert(axis, joined)
+    context.meet(joint, *([*o[:axis], joined, *o[axis + 1 :]] for o in operands))
     return [joint]
 
 

@@ -29,7 +29,7 @@ def layer_normalization(context: Context) -> list[Axes]:
     for position in (1, 2):
         parameter = context.optional(position)
         if parameter is not None:
-            context.broadcast([trailing, parameter])
+            context.broadcast([axes, parameter])
     context.reduce(axes, range(first, len(axes)))
     statistics = [*axes[:first], *[_unit() for _ in trailing]]
     return [list(axes), statistics, list(statistics)][: len(context.node.outputs)]
