@@ -103,4 +103,4 @@ def test_auto_keeps_naive_for_relatives(tmp_path: Path) -> None:
     assert (result.method, result.lineage) == ("naive", "same lineage")
     pair = plant(base, tmp_path)
     result = rebase(pair.base, pair.finetuned, pair.target, None, Settings())
-    assert (result.method, result.lineage) == ("transfusion", "permuted")
+    assert (result.method, result.lineage) == ("anchored", "permuted")
