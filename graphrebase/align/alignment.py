@@ -13,6 +13,8 @@ from graphrebase.align.problem import Axes, Space
 from graphrebase.errors import MismatchError
 
 IndexArray = NDArray[np.int64]
+MapArray = NDArray[Any]
+"""A map: int64 indices, or a float64 matrix (n_B, n_A), or float64 factors (n,) of a diagonal."""
 OptionValue = str | int | float
 
 
@@ -59,11 +61,13 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """One index map per space, read as x_B = x_A[map].
+    """One map per space, read as x_B = T x_A.
 
     Attributes:
-        maps: flat space: int64 (size,). Space over a head space: int64 (count, size); B's head
-            j takes inner index `map[j, r]` of A's head `head_map[j]`.
+        maps: a permutation is int64, x_B = x_A[map]; flat space: (size,); space over a head
+            space: (count, size), where B's head j takes inner index `map[j, r]` of A's head
+            `head_map[j]`. Any other map is float64: (size, size) or (count, size, size), where
+            `map[j]` takes A's head `head_map[j]` to B's head j; a diagonal is (size,).
         method: the method that found it.
         options: that method's options.
         sha256_a: content hash of model A (empty if unknown).
@@ -71,7 +75,7 @@ class Alignment:
         details: what the run measured, if it did.
     """
 
-    maps: Mapping[str, IndexArray]
+    maps: Mapping[str, MapArray]
     method: str
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     sha256_a: str = ""
@@ -132,18 +136,36 @@ def random_alignment(spaces: Mapping[str, Space], seed: int = 0) -> Alignment:
     return Alignment(maps, "random", {"seed": seed})
 
 
+def is_matrix(found: MapArray) -> bool:
+    """Return whether a map is a matrix (or the factors of a diagonal), not an index vector."""
+    return found.dtype.kind == "f"
+
+
+def as_matrix(found: MapArray) -> NDArray[np.float64]:
+    """Return any map as matrices, float64 (.., n, n)."""
+    if not is_matrix(found):
+        return np.asarray(np.eye(found.shape[-1])[found])
+    return np.diag(found) if found.ndim == 1 else found
+
+
 def inverse(alignment: Alignment, spaces: Mapping[str, Space]) -> Alignment:
-    """Return the alignment that undoes this one (B's order back to A's)."""
+    """Return the alignment that undoes this one (B's basis back to A's)."""
     check_fits(alignment, spaces)
-    maps = {}
+    maps: dict[str, MapArray] = {}
     for name, space in spaces.items():
-        back = np.argsort(alignment.maps[name], axis=-1)
+        back = _inverse_map(alignment.maps[name])
         if space.over is not None:
             back = back[np.argsort(alignment.maps[space.over])]
-        maps[name] = back.astype(np.int64)
+        maps[name] = back
     return Alignment(
         maps, alignment.method, alignment.options, alignment.sha256_b, alignment.sha256_a
     )
+
+
+def _inverse_map(found: MapArray) -> MapArray:
+    if not is_matrix(found):
+        return np.argsort(found, axis=-1).astype(np.int64)
+    return 1.0 / found if found.ndim == 1 else np.asarray(np.linalg.inv(found))
 
 
 def compose(second: Alignment, first: Alignment, spaces: Mapping[str, Space]) -> Alignment:
@@ -153,26 +175,51 @@ def compose(second: Alignment, first: Alignment, spaces: Mapping[str, Space]) ->
     """
     check_fits(first, spaces)
     check_fits(second, spaces)
-    maps = {}
+    maps: dict[str, MapArray] = {}
     for name, space in spaces.items():
         inner, outer = first.maps[name], second.maps[name]
         if space.over is not None:
             inner = inner[second.maps[space.over]]
-        maps[name] = np.take_along_axis(inner, outer, axis=-1)
+        if is_matrix(inner) or is_matrix(outer):
+            maps[name] = as_matrix(outer) @ as_matrix(inner)
+        else:
+            maps[name] = np.take_along_axis(inner, outer, axis=-1)
     method = f"{first.method}+{second.method}"
     return Alignment(maps, method, {}, first.sha256_a, second.sha256_b)
 
 
 def identity_share(alignment: Alignment) -> float:
-    """Return the share of all indices that stay in place (1.0 for the identity)."""
-    total = sum(m.size for m in alignment.maps.values())
-    kept = sum(int(np.sum(m == np.arange(m.shape[-1]))) for m in alignment.maps.values())
-    return kept / total if total else 1.0
+    """Return the share of all indices that stay in place (1.0 for the identity).
+
+    Under a matrix an index stays where it goes to itself and nothing else does.
+    """
+    kept = [_stays(found) for found in alignment.maps.values()]
+    total = sum(stays.size for stays in kept)
+    return sum(int(stays.sum()) for stays in kept) / total if total else 1.0
 
 
 def is_identity(alignment: Alignment) -> bool:
     """Return whether the alignment changes nothing."""
-    return all(bool(np.all(m == np.arange(m.shape[-1]))) for m in alignment.maps.values())
+    return all(bool(np.all(_stays(found))) for found in alignment.maps.values())
+
+
+def _stays(found: MapArray) -> NDArray[np.bool_]:
+    if not is_matrix(found):
+        return np.asarray(found == np.arange(found.shape[-1]))
+    if found.ndim == 1:
+        return np.asarray(found == 1.0)
+    return np.asarray(np.abs(found - np.eye(*found.shape[-2:])).max(axis=-1) < 1e-9)
+
+
+def is_linear(found: MapArray) -> bool:
+    """Return whether an array may be a matrix map.
+
+    Finite float64: (n,) without zeros, (n, n) or (k, n, n).
+    """
+    square = found.ndim == 1 or (found.ndim in (2, 3) and found.shape[-1] == found.shape[-2])
+    if found.dtype != np.float64 or not found.size or not square:
+        return False
+    return bool(np.isfinite(found).all() and (found.ndim > 1 or found.all()))
 
 
 def is_permutation(index: NDArray[Any]) -> bool:
@@ -183,10 +230,10 @@ def is_permutation(index: NDArray[Any]) -> bool:
 
 
 def check_fits(alignment: Alignment, spaces: Mapping[str, Space]) -> None:
-    """Check that the alignment has one permutation of the right shape for every space.
+    """Check that the alignment has one map of the right shape for every space.
 
     Raises:
-        MismatchError: a map is missing, of another shape, not a permutation, or superfluous.
+        MismatchError: a map is missing, of another shape, not a map, or superfluous.
     """
     hint = "this alignment belongs to another pair of models; compute it again with `align`"
     if odd := set(spaces) ^ set(alignment.maps):
@@ -195,26 +242,38 @@ def check_fits(alignment: Alignment, spaces: Mapping[str, Space]) -> None:
         )
     for name, space in spaces.items():
         found = alignment.maps[name]
-        if found.shape != space.map_shape:
+        wanted = space.map_shape
+        if is_matrix(found) and found.ndim > len(wanted):
+            wanted = (*wanted, space.size)
+        if found.shape != wanted:
             raise MismatchError(
-                f"map of shape {found.shape} where {space.map_shape} is needed",
+                f"map of shape {found.shape} where {wanted} is needed",
                 where=name,
                 hint=hint,
             )
-        if not is_permutation(found):
-            raise MismatchError("map is not an int64 permutation", where=name, hint=hint)
+        if not (is_linear(found) if is_matrix(found) else is_permutation(found)):
+            raise MismatchError(
+                "map is neither an int64 permutation nor float64 and finite", where=name, hint=hint
+            )
 
 
 def transport(
-    array: NDArray[Any], axes: Axes, alignment: Alignment, spaces: Mapping[str, Space]
+    array: NDArray[Any],
+    axes: Axes,
+    alignment: Alignment,
+    spaces: Mapping[str, Space],
+    *,
+    dual: Container[int] = (),
 ) -> NDArray[Any]:
-    """Move an array of A, in canonical shape, to B's order.
+    """Move an array of A, in canonical shape, to B's basis.
 
     Args:
         array: any dtype, one axis per entry of `axes`.
         axes: space name per axis, None for axes that stay.
         alignment: the maps.
         spaces: the problem's spaces.
+        dual: positions of axes that transform by T^-T (the input side of a weight); the same as
+            T for permutations and rotations.
 
     Returns:
         A new array; for a query projection out[j, m, r, :] is
@@ -232,8 +291,31 @@ def transport(
             raise MismatchError("the alignment has no map for this space", where=axis)
         if length != spaces[axis].size:
             raise MismatchError(f"axis of length {length} in a space of another size", where=axis)
-    moved: NDArray[Any] = permute_axes(array, axes, alignment.maps, spaces, np)
+    linear = [p for p, a in enumerate(axes) if a is not None and is_matrix(alignment.maps[a])]
+    moved: NDArray[Any] = permute_axes(array, axes, alignment.maps, spaces, np, skip=linear)
+    for position in linear:
+        space = spaces[axes[position] or ""]
+        head = None if space.over is None else axes.index(space.over)
+        moved = _multiply(moved, position, head, alignment.maps[space.name], position in dual)
     return moved
+
+
+def _multiply(
+    array: NDArray[Any], position: int, head: int | None, matrix: MapArray, dual: bool
+) -> NDArray[Any]:
+    """Multiply one axis by a matrix (per index of the head axis), or by its inverse transpose."""
+    if matrix.ndim == 1:
+        factors = 1.0 / matrix if dual else matrix
+        shape = [-1 if p == position else 1 for p in range(array.ndim)]
+        return np.asarray(array * factors.reshape(shape))
+    if dual:
+        matrix = np.linalg.inv(matrix).swapaxes(-1, -2)
+    if head is None:
+        product = np.tensordot(matrix, array, axes=(-1, position))
+        return np.asarray(np.moveaxis(product, 0, position))
+    front = np.moveaxis(array, (head, position), (0, 1))
+    moved = matrix @ front.reshape(*front.shape[:2], -1)
+    return np.asarray(np.moveaxis(moved.reshape(front.shape), (0, 1), (head, position)))
 
 
 def permute_axes(

@@ -21,14 +21,22 @@ from typing import Any, Final, get_type_hints
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from graphrebase.align.alignment import Alignment, Details, IndexArray, OptionValue, is_permutation
+from graphrebase.align.alignment import (
+    Alignment,
+    Details,
+    MapArray,
+    OptionValue,
+    is_linear,
+    is_matrix,
+    is_permutation,
+)
 from graphrebase.errors import InputError, MismatchError, OutputError
 
 FORMAT: Final = "graphrebase-alignment"
 SCHEMA_VERSION: Final = "1"
 PREFIX: Final = "map/"
-MAX_BYTES: Final = 1 << 30
-"""No alignment of index maps comes near this size; larger files are refused unread."""
+MAX_BYTES: Final = 1 << 33
+"""No alignment of the models this reads comes near this size; larger files are refused unread."""
 ADVICE: Final = "give a file written by `graphrebase align`"
 
 
@@ -36,7 +44,7 @@ def save(alignment: Alignment, path: Path, *, force: bool = False) -> None:
     """Write an alignment, all or nothing.
 
     Args:
-        alignment: its maps must be int64.
+        alignment: its maps are int64 (permutations) or float64 (matrices).
         path: the file to create.
         force: replace an existing file.
 
@@ -124,11 +132,12 @@ def _encode(alignment: Alignment) -> bytes:
     header: dict[str, Any] = {"__metadata__": metadata}
     payload, end = [], 0
     for name in sorted(alignment.maps):
-        value = np.ascontiguousarray(alignment.maps[name], dtype="<i8")
+        matrix = is_matrix(alignment.maps[name])
+        value = np.ascontiguousarray(alignment.maps[name], dtype="<f8" if matrix else "<i8")
         start, end = end, end + value.nbytes
         payload.append(value.tobytes())
         header[PREFIX + name] = {
-            "dtype": "I64",
+            "dtype": "F64" if matrix else "I64",
             "shape": list(value.shape),
             "data_offsets": [start, end],
         }
@@ -169,12 +178,16 @@ def _checked_metadata(metadata: Mapping[str, str], path: Path) -> Mapping[str, s
     return metadata
 
 
-def _checked_map(key: str, value: Any, path: Path) -> IndexArray:
+def _checked_map(key: str, value: Any, path: Path) -> MapArray:
     where = f"{path}, {key}"
     if not key.startswith(PREFIX) or key == PREFIX:
         raise InputError("an entry is not named map/<space>", where=where, hint=ADVICE)
-    if not isinstance(value, np.ndarray) or not is_permutation(value):
-        raise InputError("a map is not an int64 permutation", where=where, hint=ADVICE)
+    if not isinstance(value, np.ndarray) or not (is_permutation(value) or is_linear(value)):
+        raise InputError(
+            "a map is neither an int64 permutation nor a finite float64 matrix",
+            where=where,
+            hint=ADVICE,
+        )
     return value
 
 

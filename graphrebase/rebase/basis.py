@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphrebase.align import Alignment
+from graphrebase.align.alignment import is_matrix
 from graphrebase.errors import MismatchError, OutputError, VerificationError
 from graphrebase.io import Model, write_model
 from graphrebase.structure import Skip, Structure
@@ -85,6 +86,12 @@ def aligned_basis(structure: Structure, alignment: Alignment) -> Basis:
     """
     permutations: dict[Axis, np.ndarray] = {}
     for name, found in alignment.maps.items():
+        if is_matrix(found):
+            raise MismatchError(
+                f"the alignment turns {name} by a matrix, which is no order of its indices",
+                where=str(structure.model.path),
+                hint="permute with an alignment found by transfusion",
+            )
         if np.array_equal(found, np.broadcast_to(np.arange(found.shape[-1]), found.shape)):
             continue
         if name not in structure.leaves or name in structure.fixed:

@@ -12,6 +12,7 @@ import numpy as np
 
 from graphrebase.align import Alignment, Space, transport
 from graphrebase.errors import MismatchError, VerificationError
+from graphrebase.rebase.folded import FoldedMove
 from graphrebase.structure import Role, Structure
 
 #: What can happen to a role.
@@ -46,6 +47,8 @@ class TaskVector:
         spaces: spaces of the maps.
         axes: spaces per axis of every role that the pair A, B shares.
         alpha: scale of the task vector.
+        folded: moves linear maps in folded form (orthogonal methods); None moves every role by
+            itself (permutations).
     """
 
     base: Structure
@@ -55,6 +58,7 @@ class TaskVector:
     spaces: Mapping[str, Space]
     axes: Mapping[str, tuple[str | None, ...]]
     alpha: float
+    folded: FoldedMove | None = None
 
     def moved(self, role: str) -> np.ndarray:
         """Return theta_B + alpha * pi(theta_A_ft - theta_A), float64.
@@ -73,12 +77,16 @@ class TaskVector:
             _finite(s, role) if role in s.roles else np.zeros(shape)
             for s in (self.finetuned, self.base, self.target)
         )
+        if self.folded is not None and (change := self.folded.change(role)) is not None:
+            return goal + self.alpha * change
         axes = self.axes.get(role) or self._own_axes(role)
         return goal + self.alpha * transport(new - old, axes, self.alignment, self.spaces)
 
     def carried(self, role: str) -> np.ndarray:
         """Return a role that only A_ft has, in B's basis."""
         values = _finite(self.finetuned, role)
+        if self.folded is not None and (carried := self.folded.carried(role)) is not None:
+            return carried
         return transport(values, self._own_axes(role), self.alignment, self.spaces)
 
     def _own_axes(self, role: str) -> tuple[str | None, ...]:
@@ -120,7 +128,8 @@ def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
     same_old = base is not None and new is not None and base.view.shape == new.view.shape
     same_new = goal is not None and new is not None and goal.view.shape == new.view.shape
     if same_old and same_new:
-        return Entry(name, kind, MOVED)
+        merged = vector.folded is not None and name in vector.folded.kept
+        return Entry(name, kind, MOVED, "merged into the maps that read it" if merged else "")
     if name.endswith(".bias") and kind != "head" and (same_old or same_new):
         return Entry(name, kind, MOVED)
     if template == "target":

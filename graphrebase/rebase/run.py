@@ -5,20 +5,34 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphrebase import __version__
-from graphrebase.align import Alignment, Evidence, align, check_fits, check_models, lineage
+from graphrebase.align import (
+    Alignment,
+    AlignmentProblem,
+    Evidence,
+    align,
+    check_fits,
+    check_models,
+    lineage,
+)
 from graphrebase.align import load as load_alignment
+from graphrebase.align.alignment import OptionValue, is_matrix
+from graphrebase.align.anchored import find_anchored
 from graphrebase.backend import select
 from graphrebase.errors import MismatchError, UsageError
 from graphrebase.io import read_model, write_model
+from graphrebase.rebase.body import Reader, build_body
+from graphrebase.rebase.folded import folded_move
 from graphrebase.rebase.pairing import Pairing, build_problem, check_architecture, pair
 from graphrebase.rebase.plan import Entry, TaskVector, make_plan, replacements
 from graphrebase.structure import Structure, find_structure
 
-METHODS = ("auto", "transfusion", "naive")
+METHODS = ("auto", "transfusion", "anchored", "naive")
+ROTATED_SCORE = 0.9
+"""Score of an orthogonal alignment from which B counts as A in another basis."""
 TEMPLATES = ("finetuned", "target")
 
 
@@ -109,6 +123,8 @@ def _align(
             if related
             else f"base and target share no lineage (median cosine {cosine:.2f} above chance)"
         )
+    if method == "anchored":
+        return _anchored(base, target, problem, settings), why
     found = align(
         problem,
         method=method,
@@ -123,6 +139,20 @@ def _align(
         Alignment(found.maps, found.method, options, found.sha256_a, found.sha256_b, found.details),
         why,
     )
+
+
+def _anchored(
+    base: Structure, target: Structure, problem: AlignmentProblem, settings: Settings
+) -> Alignment:
+    verdict, cosine, z = lineage(Evidence(problem, select(settings.device)), seed=settings.seed)
+    body = build_body(base, target, residual=settings.residual)
+    maps, details = find_anchored(body, Reader(base), Reader(target))
+    if verdict == "independent" and details.score >= ROTATED_SCORE:
+        verdict = "permuted"
+    details = replace(details, lineage=verdict, identity_cosine=cosine, identity_z=z)
+    options: dict[str, OptionValue] = {"rounds": details.sweeps, "residual": settings.residual}
+    hashes = base.model.sha256(), target.model.sha256()
+    return Alignment(maps, "anchored", options, *hashes, details)
 
 
 def rebase(
@@ -170,18 +200,9 @@ def rebase(
     if stored is not None:
         check_models(stored, hashes["base"], hashes["target"])
         found, why = stored, f"alignment file {alignment}"
-        check_fits(found, build_problem(base_structure, target_structure, pairing).spaces)
     else:
         found, why = _align(base_structure, target_structure, pairing, settings)
-    vector = TaskVector(
-        base_structure,
-        structures["finetuned"],
-        target_structure,
-        found,
-        {name: space for name, space in pairing.spaces.items() if name in found.maps},
-        {n: tuple(a if a in found.maps else None for a in x) for n, x in pairing.axes.items()},
-        settings.alpha,
-    )
+    vector = _task_vector(structures, pairing, found, settings, residual)
     plan = make_plan(vector, settings.template)
     if not any(entry.action == "moved" for entry in plan):
         raise MismatchError("nothing of the fine-tuning can be moved onto the target")
@@ -203,6 +224,34 @@ def rebase(
         plan=plan,
         sha256=hashes,
         output=output,
+    )
+
+
+def _task_vector(
+    structures: Mapping[str, Structure],
+    pairing: Pairing,
+    found: Alignment,
+    settings: Settings,
+    residual: str,
+) -> TaskVector:
+    """Return the task vector that an alignment moves, after checking that it fits the models."""
+    base, finetuned, target = (structures[n] for n in ("base", "finetuned", "target"))
+    spaces, folded = pairing.spaces, None
+    if any(is_matrix(value) for value in found.maps.values()):
+        body = build_body(base, target, residual=residual)
+        check_fits(found, body.spaces)
+        spaces, folded = body.spaces, folded_move(base, finetuned, target, found, body)
+    else:
+        check_fits(found, build_problem(base, target, pairing).spaces)
+    return TaskVector(
+        base,
+        finetuned,
+        target,
+        found,
+        {name: space for name, space in spaces.items() if name in found.maps},
+        {n: tuple(a if a in found.maps else None for a in x) for n, x in pairing.axes.items()},
+        settings.alpha,
+        folded,
     )
 
 

@@ -94,6 +94,11 @@ def outlook(result: Result) -> str:
         return "base and target are close relatives: the fine-tuning usually transfers"
     if result.lineage == "permuted":
         return "target is the base in another order: the fine-tuning transfers"
+    if details is not None and result.method == "anchored":
+        return (
+            "base and target were trained independently: an orthogonal alignment from weights "
+            "alone recovers a small part of a fine-tuning; evaluate before you deploy"
+        )
     if details is None or details.beyond_chance is None:
         return "not measured"
     return (

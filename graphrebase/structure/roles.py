@@ -31,6 +31,7 @@ class Role:
         view: where it is stored.
         axes: space per canonical axis; None keeps its order.
         order: position of its use in the graph.
+        reads, writes: values that a linear map takes in and gives; empty for other roles.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Role:
     view: View
     axes: RoleAxes
     order: int
+    reads: str = ""
+    writes: str = ""
 
 
 @dataclass(slots=True)
@@ -189,7 +192,13 @@ def _projection_roles(
     picked = _or_all(rows.reshape(-1), linear.out_width)
     weight = linear.weight.picked(picked).shaped((*shape, linear.in_width))
     yield Role(
-        f"{name}.weight", "attention", weight, (*axes, table.last(linear.input)), linear.node.index
+        f"{name}.weight",
+        "attention",
+        weight,
+        (*axes, table.last(linear.input)),
+        linear.node.index,
+        linear.input,
+        linear.output,
     )
     if linear.bias is not None:
         yield Role(
@@ -214,7 +223,15 @@ def _output_roles(
     shape = (linear.out_width, *lead, index.shape[-1])
     out = table.last(linear.output)
     weight = linear.weight.picked(None, columns).shaped(shape)
-    yield Role(f"{name}.weight", "attention", weight, (out, *axes), linear.node.index)
+    yield Role(
+        f"{name}.weight",
+        "attention",
+        weight,
+        (out, *axes),
+        linear.node.index,
+        linear.input,
+        linear.output,
+    )
     if linear.bias is not None:
         yield Role(f"{name}.bias", "attention", linear.bias, (out,), linear.node.index)
 
@@ -238,6 +255,8 @@ def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
             weight,
             (hidden, table.last(linear.input)),
             linear.node.index,
+            linear.input,
+            linear.output,
         )
         if linear.bias is not None:
             bias = linear.bias.picked(picked).shaped((len(rows),))
@@ -255,7 +274,15 @@ def linear_roles(
         reads = None
     else:
         out, reads = table.last(linear.output), inside or table.last(linear.input)
-    yield Role(f"{name}.weight", kind, linear.weight, (out, reads), linear.node.index)
+    yield Role(
+        f"{name}.weight",
+        kind,
+        linear.weight,
+        (out, reads),
+        linear.node.index,
+        linear.input,
+        linear.output,
+    )
     if linear.bias is not None:
         yield Role(f"{name}.bias", kind, linear.bias, (out,), linear.node.index)
 

@@ -14,7 +14,7 @@ Terms have many spellings; ``factors`` gives the normal one, which everything el
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from graphrebase.graph import Dim
 from graphrebase.graph.shapes import is_static
@@ -477,13 +477,14 @@ class Solver:
 
     def _close_once(self, axes: Sequence[Axis]) -> bool:
         flat = [f for axis in axes for f in self.factors(axis)]
+        offered = Counter(root for f in flat for root in {c.root for c in _index_cells(f)})
+        repeated = {root for root, count in offered.items() if count > 1}
+        if repeated and self._collapse_over(axes, repeated):
+            return True
         fibres = [f for f in flat if isinstance(f.form, Fibre)]
-        if not fibres:
-            return False
-        present = Counter(f.root for f in flat if not isinstance(f.form, Fibre))
+        plain = {f.root for f in flat if not isinstance(f.form, Fibre)}
         for axis in fibres:
-            if isinstance(axis.form, Fibre) and present[axis.form.over.root] != 1:
-                self._collapse_over(axes, axis.form.over.root)
+            if isinstance(axis.form, Fibre) and axis.form.over.root not in plain:
                 self.collapse(axis)
                 return True
         nested = {
@@ -500,18 +501,24 @@ class Solver:
                 return True
         return False
 
-    def _collapse_over(self, axes: Sequence[Axis], over: Axis) -> None:
-        """Collapse all fibres over a class, also those that the normal form does not show."""
-        stack, seen = list(axes), set[Axis]()
+    def _collapse_over(self, axes: Sequence[Axis], repeated: Set[Axis]) -> bool:
+        """Collapse the fibres over some classes, also those that the normal form takes as one."""
+        stack, seen, before = list(axes), set[Axis](), self.changes
         while stack:
             cell = stack.pop()
+            form = cell.form
             if cell.root in seen:
                 continue
             seen.add(cell.root)
-            form = cell.form
             stack.extend(children(form))
-            if isinstance(form, Fibre) and form.over.root is over.root:
+            if not isinstance(form, Fibre) or all(
+                self.same(form.members[0], member) for member in form.members[1:]
+            ):
+                continue
+            over = {c.root for f in self.factors(form.over) for c in _index_cells(f)}
+            if over & repeated:
                 self.collapse(cell)
+        return self.changes != before
 
 
 def _unmoved(found: Sequence[Axis], before: Sequence[Axis]) -> bool:

@@ -1,0 +1,106 @@
+"""Changes of B's plain parameters from task vectors that move in folded form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphrebase.align import Alignment, transport
+from graphrebase.align.anchored import move
+from graphrebase.align.body import Body, FloatArray, Linear
+from graphrebase.align.folding import Folded, fold, required, unfold
+from graphrebase.rebase.body import Reader, carried_heads
+from graphrebase.structure import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedMove:
+    """The task vector of a pair's body, role by role.
+
+    Attributes:
+        body: what A and B have in common.
+        linears: its linear maps by stem.
+        heads: heads that only A_ft has, by stem.
+        tied: embedding table that a head holds a copy of, both ways.
+        kept: norm roles that stay B's, because their readers carry the change.
+        alignment: the maps.
+        base, finetuned, target: readers of the models' roles.
+    """
+
+    body: Body
+    linears: Mapping[str, Linear]
+    heads: Mapping[str, Linear]
+    tied: Mapping[str, str]
+    kept: frozenset[str]
+    alignment: Alignment
+    base: Reader
+    finetuned: Reader
+    target: Reader
+
+    def change(self, role: str) -> FloatArray | None:
+        """Return what to add to B's role at alpha = 1; None where it is not of the body."""
+        if role in self.kept:
+            return np.zeros(1)
+        found = self._change(role)
+        if role in self.tied:
+            other = self._change(self.tied[role])
+            assert found is not None and other is not None
+            found = (found + other) / 2
+        return found
+
+    def _change(self, role: str) -> FloatArray | None:
+        stem, _, part = role.rpartition(".")
+        if stem in self.linears and part in ("weight", "bias"):
+            linear = self.linears[stem]
+            vector = fold(linear, self.finetuned) - fold(linear, self.base)
+            moved = move(vector, linear, self.alignment.maps, self.body)
+            plain = unfold(linear, moved, self.target)
+            return plain.weight if part == "weight" else plain.bias
+        if role in self.tied:
+            vector_rows = required(self.finetuned, role) - required(self.base, role)
+            axes = (None, self.body.towers[0].points[0])
+            return transport(vector_rows, axes, self.alignment, self.body.spaces)
+        return None
+
+    def carried(self, role: str) -> FloatArray | None:
+        """Return a head that only A_ft has, reading B's stream; None for other roles."""
+        stem, _, part = role.rpartition(".")
+        if stem not in self.heads:
+            return None
+        linear = self.heads[stem]
+        moved = move(fold(linear, self.finetuned), linear, self.alignment.maps, self.body)
+        plain = unfold(linear, Folded(moved.weight, moved.bias), self.target)
+        return plain.weight if part == "weight" else plain.bias
+
+
+def folded_move(
+    base: Structure, finetuned: Structure, target: Structure, alignment: Alignment, body: Body
+) -> FoldedMove:
+    """Return the folded task vector of three structures."""
+    readers = Reader(base), Reader(finetuned), Reader(target)
+    norms = [x.norm for x in body.linears.values() if x.norm is not None]
+    carried = (x.carried for x in body.linears.values())
+    kept = {name for n in norms for name in (n.gain, n.bias)} | set(carried)
+    return FoldedMove(
+        body,
+        body.linears,
+        carried_heads(finetuned, body),
+        _tied(body, readers[2]),
+        frozenset(name for name in kept if name is not None),
+        alignment,
+        *readers,
+    )
+
+
+def _tied(body: Body, target: Reader) -> dict[str, str]:
+    """Return heads that hold the values of an embedding table in B, and the tables themselves."""
+    found = {}
+    for tower in body.towers[:1]:
+        for head in tower.heads:
+            for table in tower.inputs.tables:
+                values = required(target, head.weight), required(target, table)
+                if values[0].shape == values[1].shape and np.array_equal(*values):
+                    found[head.weight], found[table] = table, head.weight
+    return found
