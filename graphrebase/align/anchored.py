@@ -50,7 +50,12 @@ class Pair:
 
 
 def find_anchored(
-    body: Body, read_a: Read, read_b: Read, *, rounds: int = ROUNDS
+    body: Body,
+    read_a: Read,
+    read_b: Read,
+    *,
+    rounds: int = ROUNDS,
+    extra: Evidence | None = None,
 ) -> tuple[Maps, Details]:
     """Return the map of every space of a body, and how well the moved A fits B.
 
@@ -59,6 +64,7 @@ def find_anchored(
         read_a: A's roles.
         read_b: B's roles.
         rounds: alternations of matching and rotation.
+        extra: more evidence per residual point (activations), from which the rotation starts.
 
     Raises:
         MismatchError: a model lacks a role of the body.
@@ -67,7 +73,7 @@ def find_anchored(
     maps: Maps = {}
     for tower in body.towers:
         anchors = _anchors(tower, pair, read_a, read_b)
-        maps.update(align_tower(pair, tower, anchors, rounds=rounds))
+        maps.update(align_tower(pair, tower, anchors, rounds=rounds, extra=extra))
     maps.update(_match_hidden(pair, maps, read_a, read_b))
     return maps, _measured(pair, maps, rounds)
 

@@ -35,7 +35,9 @@ def rebase(
     finetuned: Annotated[Path, typer.Option("--finetuned", help="A_ft: A, fine-tuned.")],
     target: Annotated[Path, typer.Option("--target", help="B: the new base model.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    method: Annotated[str, typer.Option(help="auto, anchored, transfusion or naive.")] = "auto",
+    method: Annotated[
+        str, typer.Option(help="auto, fit, anchored, transfusion or naive.")
+    ] = "auto",
     alpha: Annotated[float, typer.Option(help="Scale of the task vector.")] = 1.0,
     residual: Residual = "per-point",
     intra: Intra = "split",
@@ -48,6 +50,13 @@ def rebase(
     template: Annotated[
         str, typer.Option(help="Whose graph the output has: finetuned or target.")
     ] = "finetuned",
+    probes: Annotated[
+        Path | None, typer.Option("--probes", help="npz of unlabelled inputs of the task (fit).")
+    ] = None,
+    keep_data: Annotated[
+        Path | None,
+        typer.Option("--keep-data", help="npz of inputs of the target's own domain (fit)."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -61,9 +70,13 @@ def rebase(
     from graphrebase.rebase import Settings
     from graphrebase.rebase import rebase as run
 
+    if method == "fit" and save_alignment is not None:
+        raise UsageError(
+            "a fit is of one fine-tuned model and not stored", hint="save one of --method anchored"
+        )
     if output is None and not dry_run:
         raise UsageError("no output file given", hint="add -o OUT.onnx, or --dry-run")
-    settings = Settings(method, alpha, residual, intra, template, device, seed)
+    settings = Settings(method, alpha, residual, intra, template, device, seed, probes, keep_data)
     extra = [p for p in (report, save_alignment) if p]
     _check_outputs(extra, force, [base, finetuned, target], also=output)
     result = run(

@@ -43,14 +43,15 @@ class FoldedMove:
         """Return what to add to B's role at alpha = 1; None where it is not of the body."""
         if role in self.kept:
             return np.zeros(1)
-        found = self._change(role)
+        found = self.own_change(role)
         if role in self.tied:
-            other = self._change(self.tied[role])
+            other = self.own_change(self.tied[role])
             assert found is not None and other is not None
             found = (found + other) / 2
         return found
 
-    def _change(self, role: str) -> FloatArray | None:
+    def own_change(self, role: str) -> FloatArray | None:
+        """Return the change of a role without a look at weights tied to it."""
         stem, _, part = role.rpartition(".")
         if stem in self.linears and part in ("weight", "bias"):
             linear = self.linears[stem]
@@ -73,6 +74,32 @@ class FoldedMove:
         moved = move(fold(linear, self.finetuned), linear, self.alignment.maps, self.body)
         plain = unfold(linear, Folded(moved.weight, moved.bias), self.target)
         return plain.weight if part == "weight" else plain.bias
+
+
+@dataclass(frozen=True, slots=True)
+class FittedMove:
+    """Changes of B that were solved for; what was not, stays B's.
+
+    Attributes:
+        changes: what to add to B's roles at alpha = 1.
+        folded: carries heads over that only A_ft has.
+    """
+
+    changes: Mapping[str, FloatArray]
+    folded: FoldedMove
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Norm roles that stay B's."""
+        return self.folded.kept
+
+    def change(self, role: str) -> FloatArray | None:
+        """Return what to add to B's role at alpha = 1."""
+        return self.changes.get(role, np.zeros(1))
+
+    def carried(self, role: str) -> FloatArray | None:
+        """Return a head that only A_ft has, reading B's stream; None for other roles."""
+        return self.folded.carried(role)
 
 
 def folded_move(

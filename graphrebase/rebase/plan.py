@@ -12,7 +12,7 @@ import numpy as np
 
 from graphrebase.align import Alignment, Space, transport
 from graphrebase.errors import MismatchError, VerificationError
-from graphrebase.rebase.folded import FoldedMove
+from graphrebase.rebase.folded import FittedMove, FoldedMove
 from graphrebase.structure import Role, Structure
 
 #: What can happen to a role.
@@ -58,7 +58,7 @@ class TaskVector:
     spaces: Mapping[str, Space]
     axes: Mapping[str, tuple[str | None, ...]]
     alpha: float
-    folded: FoldedMove | None = None
+    folded: FoldedMove | FittedMove | None = None
 
     def moved(self, role: str) -> np.ndarray:
         """Return theta_B + alpha * pi(theta_A_ft - theta_A), float64.

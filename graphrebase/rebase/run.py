@@ -12,27 +12,28 @@ from graphrebase import __version__
 from graphrebase.align import (
     Alignment,
     AlignmentProblem,
-    Evidence,
+    Details,
     align,
     check_fits,
     check_models,
-    lineage,
 )
 from graphrebase.align import load as load_alignment
 from graphrebase.align.alignment import OptionValue, is_matrix
 from graphrebase.align.anchored import find_anchored
-from graphrebase.backend import select
-from graphrebase.errors import MismatchError, UsageError
+from graphrebase.errors import InputError, MismatchError, UsageError, VerificationError
 from graphrebase.io import read_model, write_model
 from graphrebase.rebase.body import Reader, build_body
+from graphrebase.rebase.fitting import can_probe, fit_models
 from graphrebase.rebase.folded import folded_move
 from graphrebase.rebase.pairing import Pairing, build_problem, check_architecture, pair
 from graphrebase.rebase.plan import Entry, TaskVector, make_plan, replacements
 from graphrebase.structure import Structure, find_structure
 
-METHODS = ("auto", "transfusion", "anchored", "naive")
+METHODS = ("auto", "transfusion", "anchored", "fit", "naive")
 ROTATED_SCORE = 0.9
 """Score of an orthogonal alignment from which B counts as A in another basis."""
+PERMUTED_MARGIN = 0.05
+"""What rotations must explain beyond permutations, to be taken in their place."""
 TEMPLATES = ("finetuned", "target")
 
 
@@ -47,6 +48,8 @@ class Settings:
     template: str = "finetuned"
     device: str = "cpu"
     seed: int = 0
+    probes: Path | None = None
+    keep_data: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -98,61 +101,81 @@ def align_models(base: Path, target: Path, settings: Settings) -> tuple[Alignmen
     """Align two models; returns the alignment and why its method was chosen.
 
     Raises:
+        UsageError: the method needs a fine-tuned model.
         InputError: a file cannot be read.
         MismatchError: the models are not of one architecture.
         VerificationError: a weight is not finite.
     """
+    if settings.method == "fit":
+        raise UsageError(
+            "fit depends on the fine-tuned model", hint="use `rebase`, or --method anchored"
+        )
     old, new = (
         find_structure(read_model(path), residual=settings.residual) for path in (base, target)
     )
     check_architecture(old, new, ("base", "target"))
-    return _align(old, new, pair(old, new), settings)
+    pairing = pair(old, new)
+    choice = _choose(build_problem(old, new, pairing), settings)
+    return _align(old, new, pairing, settings, choice), choice.why
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A method, why it was chosen, and the lineage that the plain weights show."""
+
+    method: str
+    why: str
+    known: Details | None
+
+
+def _choose(problem: AlignmentProblem, settings: Settings) -> _Choice:
+    """Return the method asked for; under `auto`, naive for relatives and `anchored` otherwise."""
+    if settings.method not in ("auto", "anchored", "fit"):
+        return _Choice(settings.method, "asked for", None)
+    known = align(problem, method="naive", seed=settings.seed, device=settings.device).details
+    if settings.method != "auto" or known is None:
+        return _Choice(settings.method, "asked for", known)
+    cosine = f"(median cosine {known.identity_cosine:.2f} above chance)"
+    if known.lineage in ("identical", "same lineage"):
+        return _Choice("naive", f"base and target are of {known.lineage} weights {cosine}", known)
+    return _Choice("anchored", f"base and target share no lineage {cosine}", known)
 
 
 def _align(
-    base: Structure, target: Structure, pairing: Pairing, settings: Settings
-) -> tuple[Alignment, str]:
-    problem = build_problem(base, target, pairing)
-    method, why = settings.method, "asked for"
-    if method == "auto":
-        verdict, cosine, _ = lineage(Evidence(problem, select(settings.device)), seed=settings.seed)
-        related = verdict in ("identical", "same lineage")
-        method = "naive" if related else "transfusion"
-        why = (
-            f"base and target are of {verdict} weights (median cosine {cosine:.2f} above chance)"
-            if related
-            else f"base and target share no lineage (median cosine {cosine:.2f} above chance)"
-        )
-    if method == "anchored":
-        return _anchored(base, target, problem, settings), why
+    base: Structure, target: Structure, pairing: Pairing, settings: Settings, choice: _Choice
+) -> Alignment:
+    hashes = base.model.sha256(), target.model.sha256()
+    if choice.method == "anchored":
+        body = build_body(base, target, residual=settings.residual)
+        maps, details = find_anchored(body, Reader(base), Reader(target))
+        rounds: dict[str, OptionValue] = {"rounds": details.sweeps, "residual": settings.residual}
+        details = _with_lineage(details, choice.known)
+        return Alignment(maps, "anchored", rounds, *hashes, details)
     found = align(
-        problem,
-        method=method,
+        build_problem(base, target, pairing),
+        method=choice.method,
         intra=settings.intra,
         seed=settings.seed,
         device=settings.device,
-        sha256_a=base.model.sha256(),
-        sha256_b=target.model.sha256(),
+        sha256_a=hashes[0],
+        sha256_b=hashes[1],
     )
-    options = {**found.options, "residual": settings.residual}
-    return (
-        Alignment(found.maps, found.method, options, found.sha256_a, found.sha256_b, found.details),
-        why,
-    )
+    return replace(found, options={**found.options, "residual": settings.residual})
 
 
-def _anchored(
-    base: Structure, target: Structure, problem: AlignmentProblem, settings: Settings
-) -> Alignment:
-    verdict, cosine, z = lineage(Evidence(problem, select(settings.device)), seed=settings.seed)
-    body = build_body(base, target, residual=settings.residual)
-    maps, details = find_anchored(body, Reader(base), Reader(target))
+def _with_lineage(details: Details, known: Details | None) -> Details:
+    """Return details with the lineage that the plain weights show."""
+    if known is None:
+        return details
+    verdict = known.lineage
     if verdict == "independent" and details.score >= ROTATED_SCORE:
         verdict = "permuted"
-    details = replace(details, lineage=verdict, identity_cosine=cosine, identity_z=z)
-    options: dict[str, OptionValue] = {"rounds": details.sweeps, "residual": settings.residual}
-    hashes = base.model.sha256(), target.model.sha256()
-    return Alignment(maps, "anchored", options, *hashes, details)
+    return replace(
+        details,
+        lineage=verdict,
+        identity_cosine=known.identity_cosine,
+        identity_z=known.identity_z,
+    )
 
 
 def rebase(
@@ -197,12 +220,7 @@ def rebase(
     check_architecture(base_structure, target_structure, ("base", "target"))
     pairing = pair(base_structure, target_structure)
     hashes = {name: model.sha256() for name, model in models.items()}
-    if stored is not None:
-        check_models(stored, hashes["base"], hashes["target"])
-        found, why = stored, f"alignment file {alignment}"
-    else:
-        found, why = _align(base_structure, target_structure, pairing, settings)
-    vector = _task_vector(structures, pairing, found, settings, residual)
+    found, why, vector = _task(structures, pairing, settings, stored, hashes, residual)
     plan = make_plan(vector, settings.template)
     if not any(entry.action == "moved" for entry in plan):
         raise MismatchError("nothing of the fine-tuning can be moved onto the target")
@@ -225,6 +243,65 @@ def rebase(
         sha256=hashes,
         output=output,
     )
+
+
+def _task(
+    structures: Mapping[str, Structure],
+    pairing: Pairing,
+    settings: Settings,
+    stored: Alignment | None,
+    hashes: Mapping[str, str],
+    residual: str,
+) -> tuple[Alignment, str, TaskVector]:
+    """Return the alignment, why its method, and the task vector that it moves."""
+    base, target = structures["base"], structures["target"]
+    if stored is not None:
+        check_models(stored, hashes["base"], hashes["target"])
+        vector = _task_vector(structures, pairing, stored, settings, residual)
+        return stored, "an alignment file was given", vector
+    choice = _choose(build_problem(base, target, pairing), settings)
+    if choice.method == "fit":
+        found, vector = _fit(structures, pairing, settings, choice)
+        return found, choice.why, vector
+    found = _align(base, target, pairing, settings, choice)
+    if settings.method == "auto" and choice.method == "anchored":
+        if found.details is not None and found.details.lineage == "permuted":
+            found, why = _same_in_another_basis(base, target, pairing, settings, found)
+            return found, why, _task_vector(structures, pairing, found, settings, residual)
+        try:
+            choice = _fit_if_it_runs(structures, settings, choice)
+            if choice.method == "fit":
+                found, vector = _fit(structures, pairing, settings, choice)
+                return found, choice.why, vector
+        except (UsageError, InputError, MismatchError, VerificationError) as error:
+            if settings.probes is not None or settings.keep_data is not None:
+                raise
+            why = f"{choice.why}; fit was not possible: {error.message}"
+            choice = replace(choice, method="anchored", why=why)
+    return found, choice.why, _task_vector(structures, pairing, found, settings, residual)
+
+
+def _same_in_another_basis(
+    base: Structure, target: Structure, pairing: Pairing, settings: Settings, rotated: Alignment
+) -> tuple[Alignment, str]:
+    """Return permutations where they explain B as well as rotations do: they are exact."""
+    choice = _Choice("transfusion", "target is the base in another order", None)
+    permuted = _align(base, target, pairing, settings, choice)
+    scores = [found.details.score if found.details else 0.0 for found in (permuted, rotated)]
+    if scores[0] >= scores[1] - PERMUTED_MARGIN:
+        return permuted, choice.why
+    return rotated, "target is the base in another basis"
+
+
+def _fit_if_it_runs(
+    structures: Mapping[str, Structure], settings: Settings, choice: _Choice
+) -> _Choice:
+    """Return the choice of `fit`, if there are probes for it or probes worth making."""
+    if settings.residual == "shared":
+        return replace(choice, why=f"{choice.why}; fit needs a map per residual point")
+    if settings.probes is None and not can_probe(structures["finetuned"]):
+        return replace(choice, why=f"{choice.why}; fit needs --probes for this kind of model")
+    return replace(choice, method="fit", why=f"{choice.why}, and the models run here")
 
 
 def _task_vector(
@@ -253,6 +330,35 @@ def _task_vector(
         settings.alpha,
         folded,
     )
+
+
+def _fit(
+    structures: Mapping[str, Structure], pairing: Pairing, settings: Settings, choice: _Choice
+) -> tuple[Alignment, TaskVector]:
+    """Return the alignment of a fit, and what it solved for as a task vector."""
+    if settings.residual == "shared":
+        raise UsageError("fit needs a map per residual point", hint="use --residual per-point")
+    move, details = fit_models(structures, settings.probes, settings.keep_data, settings.seed)
+    found = Alignment(
+        move.folded.alignment.maps,
+        "fit",
+        {"rounds": details.sweeps, "residual": "per-point"},
+        structures["base"].model.sha256(),
+        structures["target"].model.sha256(),
+        _with_lineage(details, choice.known),
+    )
+    spaces = {n: s for n, s in move.folded.body.spaces.items() if n in found.maps}
+    vector = TaskVector(
+        structures["base"],
+        structures["finetuned"],
+        structures["target"],
+        found,
+        spaces,
+        {n: tuple(a if a in spaces else None for a in x) for n, x in pairing.axes.items()},
+        settings.alpha,
+        move,
+    )
+    return found, vector
 
 
 def _provenance(alignment: Alignment, settings: Settings, hashes: Mapping[str, str]) -> str:

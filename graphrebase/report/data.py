@@ -99,6 +99,11 @@ def outlook(result: Result) -> str:
             "base and target were trained independently: an orthogonal alignment from weights "
             "alone recovers a small part of a fine-tuning; evaluate before you deploy"
         )
+    if result.method == "fit":
+        return (
+            "base and target were trained independently: the fit follows the fine-tuning on its "
+            "probes; evaluate before you deploy"
+        )
     if details is None or details.beyond_chance is None:
         return "not measured"
     return (

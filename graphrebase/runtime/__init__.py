@@ -8,6 +8,8 @@ from graphrebase.runtime.comparison import (
     tolerance,
 )
 from graphrebase.runtime.data import cast_inputs, load_npz, split_labels
+from graphrebase.runtime.exposed import exposed
+from graphrebase.runtime.probes import Probes, generate, probe_kind
 from graphrebase.runtime.scores import Scores, evaluate
 from graphrebase.runtime.session import InputSpec, Session
 from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit, two_sizes
@@ -15,15 +17,19 @@ from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_
 __all__ = [
     "Comparison",
     "InputSpec",
+    "Probes",
     "Scores",
     "Session",
     "cast_inputs",
     "compare",
     "equivalent",
     "evaluate",
+    "exposed",
+    "generate",
     "length_limit",
     "load_npz",
     "model_tolerance",
+    "probe_kind",
     "split_labels",
     "synthetic_inputs",
     "table_limit",

@@ -18,7 +18,6 @@ _PASSES = {
     *("Cast", "Dropout", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Transpose"),
     *("Unsqueeze", "ReduceMean"),
 }
-_PICKS = {"Gather", "Slice"}
 _LIMIT = 12
 
 
@@ -38,10 +37,10 @@ class NormFacts:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value comes from: the stream of a norm, and whether one token of it was picked."""
+    """Where a value comes from: a norm, and the one token of its output that was picked."""
 
     norm: NormFacts | None
-    one_token: bool
+    token: int | None
 
 
 def norm_facts(structure: Structure) -> dict[str, NormFacts]:
@@ -59,16 +58,18 @@ def norm_facts(structure: Structure) -> dict[str, NormFacts]:
 
 def origin(graph: Graph, norms: Mapping[str, NormFacts], value: str) -> Origin:
     """Return the norm that a value is the output of, through casts, reshapes and picked tokens."""
-    picked = False
+    token = None
     for _ in range(_LIMIT):
         if value in norms:
-            return Origin(norms[value], picked)
+            return Origin(norms[value], token)
         node = graph.producers.get(value)
         if node is None or node.op_type not in _PASSES or graph.is_constant(node.inputs[0]):
             break
-        picked = picked or node.op_type in _PICKS
+        if node.op_type == "Gather":
+            index = graph.constant_value(node.inputs[1])
+            token = int(index.reshape(-1)[0]) if index is not None and index.size == 1 else token
         value = node.inputs[0]
-    return Origin(None, picked)
+    return Origin(None, token)
 
 
 def layer_scale(structure: Structure, block: Attention | Mlp) -> str | None:

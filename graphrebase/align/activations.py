@@ -1,0 +1,45 @@
+"""What `fit` needs to see of running models; it does not know what runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, Protocol
+
+from graphrebase.align.body import FloatArray
+
+Role = Literal["base", "finetuned", "target"]
+
+
+class Activations(Protocol):
+    """Hidden states of three models on probes (`kept` False) and on keep probes (True).
+
+    Mini-batches always come in the same order, and tokens inside them.
+    """
+
+    def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
+        """Yield, per mini-batch, the residual stream at every point, (tokens, D)."""
+        ...
+
+    def updated(
+        self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
+    ) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield what one MLP of B does with some of B's roles changed.
+
+        Args:
+            layer: name of the MLP.
+            changes: new arrays by role.
+            kept: which probes.
+
+        Yields:
+            The input of its second layer, (tokens, M), and the stream after it, (tokens, D).
+        """
+        ...
+
+    def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
+        """Yield the weight of every token of a mini-batch, (tokens,); 0 for padding.
+
+        Args:
+            kept: which probes.
+            last: for the last block, where tokens that no head reads count less.
+        """
+        ...

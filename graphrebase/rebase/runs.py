@@ -1,0 +1,238 @@
+"""Activations for `fit`: three models on probes, their hidden states exposed as outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphrebase.align.activations import Role
+from graphrebase.align.body import Body, FloatArray, MlpLayer
+from graphrebase.errors import InputError, MismatchError
+from graphrebase.runtime import Session, cast_inputs, exposed, synthetic_inputs
+from graphrebase.structure import Mlp, Structure
+from graphrebase.structure.wiring import norm_facts, origin
+
+Arrays = Mapping[str, np.ndarray]
+
+BATCH = 16
+OTHER_TOKENS = 0.1
+"""Weight, in the last block, of tokens that a head which reads one token does not see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How tokens lie in the rows of a hidden state: (samples, tokens, ..) or seq-first."""
+
+    samples: int
+    tokens: int
+    sequence_first: bool
+
+    def rows(self, per_token: np.ndarray) -> FloatArray:
+        """Return an array (samples, tokens) in the order of the rows."""
+        ordered = per_token.T if self.sequence_first else per_token
+        return np.asarray(ordered, np.float64).reshape(-1)
+
+
+class Runs:
+    """Implements `Activations` with onnxruntime.
+
+    Raises:
+        MismatchError: the models' hidden states have different shapes on the same inputs.
+        InputError: a model cannot be run on the probes.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        models: Mapping[Role, Structure],
+        probes: Arrays,
+        keep: Arrays | None,
+        *,
+        batch: int = BATCH,
+    ) -> None:
+        """Open a session per model.
+
+        Args:
+            body: what the models have in common.
+            models: structures of base, finetuned and target.
+            probes: one array per input, axis 0 the samples.
+            keep: the same, of B's own domain; None for none.
+            batch: samples per run.
+        """
+        self._models = models
+        self._values = {role: _stream_values(body, s) for role, s in models.items()}
+        self._sessions = {
+            role: exposed(s.model, list(self._values[role].values())) for role, s in models.items()
+        }
+        target = self._sessions["target"]
+        self._layers = _layers(body, models["target"])
+        self._batch = _fixed_batch(target) or batch
+        self._data = {False: complete(target, probes), True: complete(target, keep or {})}
+        if not self._data[False]:
+            raise InputError("there are no probes", hint="give at least one sample per input")
+        self._layouts = {k: self._find_layout(body, k) for k, data in self._data.items() if data}
+        self._token = _head_token(models["finetuned"])
+
+    def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
+        """Yield the residual stream at every point, (tokens, D), per mini-batch."""
+        names = self._values[model]
+        for inputs, _ in self._batches(kept):
+            found = self._sessions[model].run(_fitting(self._sessions[model], inputs))
+            yield {point: _rows(found[name]) for point, name in names.items()}
+
+    def updated(
+        self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
+    ) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield the input of an MLP's second layer and the stream after it, in a changed B."""
+        hidden, after = self._layers[layer]
+        structure = self._models["target"]
+        session = exposed(structure.model, [hidden, after], stored_weights(structure, changes))
+        for inputs, _ in self._batches(kept):
+            found = session.run(_fitting(session, inputs))
+            yield _rows(found[hidden]), _rows(found[after])
+
+    def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
+        """Yield the weight of every token: 0 for padding, less for what no head reads."""
+        for inputs, valid in self._batches(kept):
+            layout = self._layouts[kept]
+            table = np.zeros((layout.samples, layout.tokens))
+            table[:valid] = 1.0
+            for name, array in inputs.items():
+                if "mask" in name and array.shape == table.shape:
+                    table *= array != 0
+            if last and self._token is not None:
+                share = np.full(layout.tokens, OTHER_TOKENS)
+                share[self._token] = 1.0
+                table *= share
+            if valid < layout.samples and self._partial:
+                table = table[:valid]
+                yield Layout(valid, layout.tokens, layout.sequence_first).rows(table)
+                continue
+            yield layout.rows(table)
+
+    @property
+    def _partial(self) -> bool:
+        return _fixed_batch(self._sessions["target"]) is None
+
+    def _batches(self, kept: bool) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+        """Yield inputs and the number of samples that count (fixed batches are filled up)."""
+        data = self._data[kept]
+        count = min((len(a) for a in data.values()), default=0)
+        for start in range(0, count, self._batch):
+            rows = np.arange(start, min(start + self._batch, count))
+            valid = len(rows)
+            if valid < self._batch and not self._partial:
+                rows = np.concatenate([rows, np.repeat(rows[-1:], self._batch - valid)])
+            yield {name: array[rows] for name, array in data.items()}, valid
+
+    def _find_layout(self, body: Body, kept: bool) -> Layout:
+        point = body.towers[0].points[0]
+        inputs, valid = next(self._batches(kept))
+        shapes = {}
+        for role, session in self._sessions.items():
+            found = session.run(_fitting(session, inputs))
+            shapes[role] = found[self._values[role][point]].shape
+        if len({s[:-1] for s in shapes.values()}) > 1:
+            raise MismatchError(
+                f"hidden states have different layouts: {sorted(set(shapes.values()))}",
+                hint="export the models the same way, or use --method anchored",
+            )
+        shape, samples = shapes["target"], len(next(iter(inputs.values())))
+        tokens = int(np.prod(shape[:-1])) // samples
+        first = len(shape) == 3 and shape[0] != samples and shape[1] == samples
+        return Layout(self._batch if valid == self._batch else samples, tokens, first)
+
+
+def _rows(array: np.ndarray) -> FloatArray:
+    return np.asarray(array.reshape(-1, array.shape[-1]), np.float64)
+
+
+def _stream_values(body: Body, structure: Structure) -> dict[str, str]:
+    """Return the value of every residual point; before a norm, where norms are in the stream."""
+    inputs = {match.parts["output"]: match.parts["input"] for match in structure.norms}
+    found = {}
+    blocks = iter(structure.blocks)
+    for tower in body.towers:
+        for number, layer in enumerate(tower.layers):
+            residual = next(blocks).residual
+            if residual is None:
+                raise MismatchError("a block has no residual connection")
+            if number == 0:
+                skip = residual.node.inputs[residual.skip]
+                found[layer.before] = inputs.get(skip, skip)
+            found[layer.after] = residual.node.outputs[0]
+    return found
+
+
+def _layers(body: Body, structure: Structure) -> dict[str, tuple[str, str]]:
+    """Return the input of the second layer and the stream after it, per MLP."""
+    layers = [x for t in body.towers for x in t.layers if isinstance(x, MlpLayer)]
+    blocks = [b for b in structure.blocks if isinstance(b, Mlp)]
+    return {
+        layer.name: (block.down.input, block.residual.node.outputs[0] if block.residual else "")
+        for layer, block in zip(layers, blocks, strict=True)
+    }
+
+
+def _head_token(structure: Structure) -> int | None:
+    """Return the token that a pooled head reads, None where there is none or it is not fixed."""
+    norms = norm_facts(structure)
+    for name, role in structure.roles.items():
+        if role.kind == "head" and role.reads:
+            found = origin(structure.graph, norms, role.reads)
+            if found.token is not None:
+                return found.token
+            if not name.startswith("head.pooled"):
+                return None
+    return None
+
+
+def _fixed_batch(session: Session) -> int | None:
+    sizes = (spec.shape[0] for spec in session.inputs.values() if spec.shape)
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def _fitting(session: Session, inputs: Arrays) -> dict[str, np.ndarray]:
+    return {name: inputs[name] for name in session.inputs if name in inputs}
+
+
+def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Return probes in the model's types, with masks, positions and token types filled in.
+
+    Raises:
+        InputError: the samples disagree, or an input that cannot be made up is missing.
+    """
+    if not arrays:
+        return {}
+    given = {n: a for n, a in cast_inputs(session, arrays).items() if n in session.inputs}
+    counts = {len(a) for a in given.values() if a.ndim}
+    if len(counts) != 1:
+        raise InputError(
+            f"the probes fit no input, or their samples disagree: {sorted(arrays)}",
+            hint=f"give one array per input: {', '.join(session.inputs)}",
+        )
+    samples = counts.pop()
+    lengths = [a.shape[1] for a in given.values() if a.ndim == 2]
+    missing = [name for name in session.inputs if name not in given]
+    if missing:
+        made = synthetic_inputs(session, batch=samples, length=max(lengths, default=1), seed=0)
+        odd = [n for n in missing if session.inputs[n].dtype.kind not in "iub" or n == "input_ids"]
+        if odd:
+            raise InputError(f"the probes lack the input '{odd[0]}'")
+        given |= {name: made[name] for name in missing}
+    return given
+
+
+def stored_weights(
+    structure: Structure, changes: Mapping[str, FloatArray]
+) -> dict[str, np.ndarray]:
+    """Return the constants of a model with some roles replaced, by name."""
+    stored: dict[str, np.ndarray] = {}
+    for role, values in changes.items():
+        view = structure.roles[role].view
+        if view.tensor not in stored:
+            stored[view.tensor] = np.array(structure.model.tensors[view.tensor].load(), np.float64)
+        view.write(stored[view.tensor], values)
+    return stored

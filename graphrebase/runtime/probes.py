@@ -1,0 +1,274 @@
+"""Probes made without any data: what a fine-tuning changes is looked for in generated inputs.
+
+Language models: sequences sampled from the model itself, token by token where it is causal, by
+re-drawing single tokens (Gibbs sampling) where it is not. Images: those of a large pool on which
+base and fine-tuned model differ most, spread over classes. Anything else: random inputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphrebase.graph import Graph
+from graphrebase.runtime.images import pool
+from graphrebase.runtime.session import Session
+from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit
+
+SEQUENCES = 40
+LENGTH = 64
+POOL = 3000
+SELECTED = 500
+KEPT = 250
+OTHERS = 256
+SECONDS = 60.0
+"""Time that generating may take; long runs are cut to it."""
+SWEEPS = 12
+REDRAWN = 0.15
+SCALES = ((-1.0, 1.0), (0.0, 1.0), (-2.1, 2.6))
+_BATCH = 50
+Arrays = dict[str, np.ndarray]
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Generated inputs, ready to run.
+
+    Attributes:
+        task: where the fine-tuning acts.
+        keep: where B must stay as it is.
+        kind: ``text``, ``image`` or ``other``.
+    """
+
+    task: Arrays
+    keep: Arrays
+    kind: str
+
+
+def generate(
+    base: Session,
+    finetuned: Session,
+    target: Session,
+    graph: Graph,
+    *,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    note: Note = lambda _: None,
+) -> Probes:
+    """Return probes and keep probes for three models of one signature.
+
+    Args:
+        base: A.
+        finetuned: A_ft.
+        target: B.
+        graph: A_ft's graph, for the sizes of its tables.
+        seed: of everything random.
+        seconds: time it may take, roughly.
+        note: told what is generated.
+    """
+    rng = np.random.default_rng(seed)
+    tokens, image = token_input(finetuned), _image_input(finetuned)
+    kind = probe_kind(finetuned, graph, seed=seed)
+    if kind == "text" and tokens is not None:
+        task, keep = (
+            sample(m, tokens, graph, rng, seconds=seconds / 2, note=note)
+            for m in (finetuned, target)
+        )
+        return Probes(task, keep, "text")
+    if kind == "image" and image is not None:
+        return _images(base, finetuned, target, image, rng, seconds, note)
+    note(f"{OTHERS} random inputs")
+    first, second = (_random(finetuned, graph, seed + k) for k in (0, 1))
+    return Probes(first, second, "other")
+
+
+def probe_kind(session: Session, graph: Graph, *, seed: int = 0) -> str:
+    """Return how probes for a model are made: ``text``, ``image`` or ``other``."""
+    if token_input(session) is not None:
+        return "text" if _is_language(session, graph, seed) else "other"
+    single = _image_input(session) is not None and len(session.inputs) == 1
+    return "image" if single else "other"
+
+
+def token_input(session: Session) -> str | None:
+    """Return the input that holds tokens: integer, (samples, tokens), no mask, type or position."""
+    helpers = ("mask", "type", "position", "label", "past", "cache")
+    for name, spec in session.inputs.items():
+        plain = not any(word in name.lower() for word in helpers)
+        if spec.dtype.kind in "iu" and len(spec.shape) == 2 and plain:
+            return name
+    return None
+
+
+def _image_input(session: Session) -> str | None:
+    found = [n for n, s in session.inputs.items() if s.dtype.kind == "f" and len(s.shape) == 4]
+    return found[0] if len(found) == 1 else None
+
+
+def _length(session: Session, graph: Graph) -> int:
+    declared = [s.shape[1] for s in session.inputs.values() if len(s.shape) == 2]
+    fixed = next((d for d in declared if isinstance(d, int)), None)
+    limit = length_limit(graph)
+    return fixed or min(LENGTH, limit or LENGTH)
+
+
+def _random(session: Session, graph: Graph, seed: int) -> Arrays:
+    length = min(_length(session, graph), 32)
+    vocabulary = table_limit(graph)
+    return synthetic_inputs(session, batch=OTHERS, length=length, seed=seed, vocabulary=vocabulary)
+
+
+def _logits(session: Session, inputs: Arrays) -> np.ndarray:
+    name = "logits" if "logits" in session.outputs else session.outputs[0]
+    return session.run(inputs, outputs=[name])[name].astype(np.float64)
+
+
+def _is_language(session: Session, graph: Graph, seed: int) -> bool:
+    """Return whether the model gives one distribution over its vocabulary per token."""
+    inputs = synthetic_inputs(session, batch=1, length=_length(session, graph), seed=seed)
+    found = _logits(session, inputs)
+    return found.ndim == 3 and found.shape[-1] >= table_limit(graph)
+
+
+def sample(
+    session: Session,
+    tokens: str,
+    graph: Graph,
+    rng: np.random.Generator,
+    *,
+    seconds: float,
+    note: Note,
+) -> Arrays:
+    """Return sequences drawn from a language model, with masks and positions, ready to run."""
+    vocabulary, length = table_limit(graph), _length(session, graph)
+    batch = session.inputs[tokens].shape[0]
+    count = batch if isinstance(batch, int) else SEQUENCES
+    start = synthetic_inputs(session, batch=count, length=length, seed=0, vocabulary=vocabulary)
+    start[tokens] = rng.integers(0, vocabulary, start[tokens].shape).astype(start[tokens].dtype)
+    began = time.perf_counter()
+    causal = _is_causal(session, tokens, start, vocabulary)
+    steps = length if causal else SWEEPS
+    affordable = seconds / max((time.perf_counter() - began) / 2 * steps, 1e-9)
+    if affordable < 1 and not isinstance(batch, int):
+        count = max(4, int(count * affordable))
+        start = {name: array[:count] for name, array in start.items()}
+    note(f"{count} sequences of {length} tokens from the model itself")
+    draw = _draw_forward if causal else _redraw
+    return draw(session, tokens, start, vocabulary, rng)
+
+
+def _is_causal(session: Session, tokens: str, inputs: Arrays, vocabulary: int) -> bool:
+    changed = dict(inputs)
+    changed[tokens] = inputs[tokens].copy()
+    changed[tokens][:, -1] = (changed[tokens][:, -1] + 1) % vocabulary
+    one, two = (_logits(session, x)[:, :-1] for x in (inputs, changed))
+    return bool(np.allclose(one, two, atol=1e-4 * max(float(np.abs(one).max()), 1e-6)))
+
+
+def _draw_forward(
+    session: Session, tokens: str, inputs: Arrays, vocabulary: int, rng: np.random.Generator
+) -> Arrays:
+    """Draw token after token; what follows is not seen by a causal model."""
+    for place in range(1, inputs[tokens].shape[1]):
+        logits = _logits(session, inputs)[:, place - 1, :vocabulary]
+        inputs[tokens][:, place] = _draw(logits, rng)
+    return inputs
+
+
+def _redraw(
+    session: Session, tokens: str, inputs: Arrays, vocabulary: int, rng: np.random.Generator
+) -> Arrays:
+    """Draw a share of the tokens again and again, each time from random ones in their place."""
+    ids = inputs[tokens]
+    for _ in range(SWEEPS):
+        places = rng.random(ids.shape) < REDRAWN
+        ids[places] = rng.integers(0, vocabulary, int(places.sum()))
+        logits = _logits(session, inputs)[..., :vocabulary]
+        ids[places] = _draw(logits[places], rng)
+    return inputs
+
+
+def _draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return one index per row, drawn from its softmax (Gumbel trick)."""
+    return np.asarray(np.argmax(logits + rng.gumbel(size=logits.shape), axis=-1))
+
+
+def _images(
+    base: Session,
+    finetuned: Session,
+    target: Session,
+    name: str,
+    rng: np.random.Generator,
+    seconds: float,
+    note: Note,
+) -> Probes:
+    spec = finetuned.inputs[name]
+    shape = tuple(d if isinstance(d, int) else 224 for d in spec.shape[1:])
+    if isinstance(spec.shape[1], str):
+        shape = (3, *shape[1:])
+    batch = spec.shape[0] if isinstance(spec.shape[0], int) else _BATCH
+    trial = pool(rng, batch, shape, *SCALES[0]).astype(spec.dtype)  # type: ignore[arg-type]
+    began = time.perf_counter()
+    for session in (base, finetuned, target):
+        _predict(session, name, trial, batch)
+    taken = (time.perf_counter() - began) / batch
+    count = int(np.clip(seconds / max(taken, 1e-9), 2 * batch, POOL)) // batch * batch
+    low, high = _scale(finetuned, name, rng, shape, batch)  # type: ignore[arg-type]
+    images = pool(rng, count, shape, low, high).astype(spec.dtype)  # type: ignore[arg-type]
+    a, tuned, b = (_predict(s, name, images, batch) for s in (base, finetuned, target))
+    same = a is not None and tuned is not None and a.shape == tuned.shape
+    if tuned is None or b is None:
+        chosen, kept = np.arange(min(count, SELECTED)), np.arange(min(count, KEPT))
+    else:
+        worth = _divergence(a, tuned) if same and a is not None else tuned.max(axis=1)
+        chosen = spread(worth, tuned.argmax(axis=1), min(SELECTED, count // 2))
+        kept = spread(b.max(axis=1), b.argmax(axis=1), min(KEPT, count // 2))
+    note(f"{len(chosen)} of {count} generated images, {len(kept)} to keep")
+    return Probes({name: images[chosen]}, {name: images[kept]}, "image")
+
+
+def _scale(
+    session: Session, name: str, rng: np.random.Generator, shape: tuple[int, int, int], batch: int
+) -> tuple[float, float]:
+    """Return the range of pixel values on which a classifier is most confident."""
+    state = rng.bit_generator.state
+    sure = []
+    for low, high in SCALES:
+        rng.bit_generator.state = state
+        images = pool(rng, batch, shape, low, high).astype(session.inputs[name].dtype)
+        found = _predict(session, name, images, batch)
+        sure.append(0.0 if found is None else float(found.max(axis=1).mean()))
+    return SCALES[int(np.argmax(sure))]
+
+
+def _predict(session: Session, name: str, images: np.ndarray, batch: int) -> np.ndarray | None:
+    """Return class probabilities (samples, classes), None if the output is no such thing."""
+    rows = [_logits(session, {name: images[i : i + batch]}) for i in range(0, len(images), batch)]
+    if rows[0].ndim != 2 or rows[0].shape[1] < 2:
+        return None
+    logits = np.concatenate(rows)
+    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return the Jensen-Shannon divergence of each row."""
+    middle = (p + q) / 2
+    parts = (np.where(x > 0, x * np.log(np.maximum(x, 1e-300) / middle), 0.0) for x in (p, q))
+    return np.asarray(sum(part.sum(axis=1) for part in parts) / 2)
+
+
+def spread(worth: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of the most worthy, class by class in turn, (count,)."""
+    order = np.argsort(-worth, kind="stable")
+    turn = np.empty(len(order), np.int64)
+    seen: dict[int, int] = {}
+    for index in order:
+        label = int(classes[index])
+        turn[index] = seen.get(label, 0)
+        seen[label] = turn[index] + 1
+    return np.lexsort((-worth, turn))[:count]

@@ -1,0 +1,155 @@
+"""Fit: the updated target moves as the base did, on probes given or generated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import edit_weights, noise
+from zoo_fixture import zoo_model
+
+from graphrebase.errors import InputError, UsageError
+from graphrebase.io import read_model, structure_difference
+from graphrebase.rebase import Settings, align_models, rebase
+from graphrebase.rebase.body import build_body
+from graphrebase.rebase.runs import Runs
+from graphrebase.runtime import Session
+from graphrebase.runtime.probes import generate
+from graphrebase.structure import find_structure
+
+
+def probes_for(model: Path, output: Path, count: int, seed: int) -> dict[str, np.ndarray]:
+    session = Session(model)
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, spec in session.inputs.items():
+        shape = (count, *(d if isinstance(d, int) else 12 for d in spec.shape[1:]))
+        if spec.dtype.kind == "f":
+            arrays[name] = rng.standard_normal(shape).astype(spec.dtype)
+        else:
+            ids = rng.integers(0, 90, shape)
+            arrays[name] = np.ones_like(ids) if "mask" in name else ids
+    np.savez(output, **arrays)
+    return arrays
+
+
+def error(model: Path, wanted: np.ndarray, inputs: dict[str, np.ndarray]) -> float:
+    session = Session(model)
+    found = session.run({n: inputs[n] for n in session.inputs})[session.outputs[0]]
+    return float(np.mean((found - wanted) ** 2))
+
+
+@pytest.mark.parametrize("family", ["vit-cls", "gpt2", "llama", "bert-mlm"])
+def test_a_relative_moves_as_the_base_did(family: str, tmp_path: Path) -> None:
+    base = zoo_model(f"{family}-ts17-eager").path
+    tuned, target, output = (tmp_path / f"{n}.onnx" for n in ("tuned", "target", "out"))
+    edit_weights(base, tuned, noise(0.1, 2))
+    edit_weights(base, target, noise(0.02, 3))
+    probes_for(base, tmp_path / "probes.npz", 64, 0)
+    held = probes_for(base, tmp_path / "held.npz", 16, 1)
+    settings = Settings(
+        method="fit", probes=tmp_path / "probes.npz", keep_data=tmp_path / "held.npz"
+    )
+    before = {path: path.read_bytes() for path in (base, tuned, target)}
+    result = rebase(base, tuned, target, output, settings)
+    assert result.method == "fit"
+    assert {path: path.read_bytes() for path in before} == before
+    assert structure_difference(read_model(tuned), read_model(output)) == []
+    session = Session(tuned)
+    wanted = session.run({n: held[n] for n in session.inputs})[session.outputs[0]]
+    assert error(output, wanted, held) < 0.6 * error(target, wanted, held)
+
+
+def test_what_does_not_move_in_the_base_stays_in_the_target(tmp_path: Path) -> None:
+    base = zoo_model("vit-cls-ts17-eager").path
+    target, output = tmp_path / "target.onnx", tmp_path / "out.onnx"
+    edit_weights(base, target, noise(1.0, 3))
+    held = probes_for(base, tmp_path / "probes.npz", 32, 0)
+    settings = Settings(
+        method="fit", probes=tmp_path / "probes.npz", keep_data=tmp_path / "probes.npz"
+    )
+    rebase(base, base, target, output, settings)
+    session = Session(target)
+    wanted = session.run({n: held[n] for n in session.inputs})[session.outputs[0]]
+    assert error(output, wanted, held) < 1e-8
+    assert error(base, wanted, held) > 1e-4
+
+
+def test_padding_and_unread_tokens_weigh_less(tmp_path: Path) -> None:
+    path = zoo_model("bert-cls-ts17-eager").path
+    structure = find_structure(read_model(path), residual="per-point")
+    ids = np.arange(36).reshape(3, 12)
+    mask = np.ones_like(ids)
+    mask[1, 5:] = 0
+    models = {"base": structure, "finetuned": structure, "target": structure}
+    runs = Runs(
+        build_body(structure, structure),
+        models,
+        {"input_ids": ids, "attention_mask": mask},
+        {"input_ids": ids[:, :7]},
+        batch=2,
+    )
+    longer = np.concatenate(list(runs.weights(kept=True, last=False)))
+    assert longer.size == sum(len(s["residual.0"]) for s in runs.streams("base", kept=True)) == 21
+    plain = np.concatenate(list(runs.weights(kept=False, last=False)))
+    np.testing.assert_array_equal(plain, mask.reshape(-1))
+    streams = list(runs.streams("target", kept=False))
+    assert sum(len(s["residual.0"]) for s in streams) == plain.size
+    last = np.concatenate(list(runs.weights(kept=False, last=True))).reshape(3, 12)
+    np.testing.assert_allclose(last[0, 0], 1.0)
+    np.testing.assert_allclose(last[0, 1:], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("vit-cls", "image"), ("gpt2", "text"), ("bert-mlm", "text")]
+)
+def test_probes_are_made_from_the_signature(family: str, kind: str) -> None:
+    path = zoo_model(f"{family}-ts17-eager").path
+    graph = find_structure(read_model(path)).graph
+    one, two = (generate(*[Session(path)] * 3, graph, seed=1, seconds=1.0) for _ in range(2))
+    assert one.kind == kind
+    for arrays, again in ((one.task, two.task), (one.keep, two.keep)):
+        session = Session(path)
+        assert np.isfinite(session.run(arrays)[session.outputs[0]]).all()
+        assert set(arrays) == set(session.inputs) == set(again)
+
+
+def test_sampled_text_is_likelier_than_random_text() -> None:
+    path = zoo_model("gpt2-ts17-eager").path
+    session, graph = Session(path), find_structure(read_model(path)).graph
+
+    def likelihood(ids: np.ndarray, arrays: dict[str, np.ndarray]) -> float:
+        logits = session.run({**arrays, "input_ids": ids})[session.outputs[0]].astype(float)
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return float(np.take_along_axis(logs[:, :-1], ids[:, 1:, None], -1).mean())
+
+    task = generate(session, session, session, graph).task
+    mixed = np.random.default_rng(0).permuted(task["input_ids"], axis=None)
+    assert likelihood(task["input_ids"], task) > likelihood(mixed, task)
+
+
+def test_auto_fits_strangers(tmp_path: Path) -> None:
+    base = zoo_model("vit-cls-ts17-eager").path
+    tuned, target = tmp_path / "tuned.onnx", tmp_path / "target.onnx"
+    edit_weights(base, tuned, noise(0.05, 2))
+    edit_weights(base, target, noise(5.0, 3))
+    probes_for(base, tmp_path / "probes.npz", 8, 0)
+    given = {"probes": tmp_path / "probes.npz", "keep_data": tmp_path / "probes.npz"}
+    assert rebase(base, tuned, target, None, Settings(**given)).method == "fit"
+    shared = rebase(base, tuned, target, None, Settings(residual="shared", **given))
+    assert (shared.method, "per residual point" in shared.why) == ("anchored", True)
+
+
+def test_what_fit_cannot_use_is_refused(tmp_path: Path) -> None:
+    base = zoo_model("vit-cls-ts17-eager").path
+    with pytest.raises(UsageError):
+        align_models(base, base, Settings(method="fit"))
+    with pytest.raises(UsageError):
+        rebase(base, base, base, None, Settings(method="fit", residual="shared"))
+    np.savez(tmp_path / "other.npz", something=np.ones((3, 2)))
+    settings = Settings(
+        method="fit", probes=tmp_path / "other.npz", keep_data=tmp_path / "other.npz"
+    )
+    with pytest.raises(InputError):
+        rebase(base, base, base, None, settings)
