@@ -11,7 +11,8 @@ import numpy as np
 
 from graphrebase.align import Alignment, Details
 from graphrebase.align.body import FloatArray
-from graphrebase.align.fit import FitOptions, find_fit
+from graphrebase.align.fit import find_fit
+from graphrebase.align.recipe import FitOptions, Models
 from graphrebase.rebase.body import Reader, build_body
 from graphrebase.rebase.folded import FittedMove, folded_move
 from graphrebase.rebase.runs import Runs
@@ -19,7 +20,6 @@ from graphrebase.runtime import Session, generate, load_npz, probe_kind, split_l
 from graphrebase.structure import Structure
 
 LOG = logging.getLogger(__name__)
-GENERATED_EVIDENCE = 3.0
 GENERATED_IMAGE_KEEP = 0.1
 Arrays = Mapping[str, np.ndarray]
 
@@ -58,9 +58,7 @@ def fit_models(
     empty = folded_move(base, finetuned, target, Alignment({}, "fit"), body)
     fitted = find_fit(
         body,
-        Reader(base),
-        Reader(finetuned),
-        Reader(target),
+        Models(Reader(base), Reader(finetuned), Reader(target)),
         runs,
         options,
         head_changes,
@@ -86,8 +84,6 @@ def _probes(
     made = generate(
         base, finetuned, target, graph, seed=seed, note=lambda text: LOG.info("probes: %s", text)
     )
-    if not given:
-        options = replace(options, evidence=GENERATED_EVIDENCE)
     if not kept and made.kind == "image":
         options = replace(options, keep=GENERATED_IMAGE_KEEP)
     return given or made.task, kept or made.keep, options
