@@ -263,22 +263,28 @@ def _task(
     if choice.method == "fit":
         found, vector = _fit(structures, pairing, settings, choice)
         return found, choice.why, vector
-    found = _align(base, target, pairing, settings, choice)
     if settings.method == "auto" and choice.method == "anchored":
-        if found.details is not None and found.details.lineage == "permuted":
-            found, why = _same_in_another_basis(base, target, pairing, settings, found)
-            return found, why, _task_vector(structures, pairing, found, settings, residual)
         try:
             choice = _fit_if_it_runs(structures, settings, choice)
             if choice.method == "fit":
                 found, vector = _fit(structures, pairing, settings, choice)
-                return found, choice.why, vector
+                if not _is_permuted(found):
+                    return found, choice.why, vector
+                choice = replace(choice, method="anchored")
         except (UsageError, InputError, MismatchError, VerificationError) as error:
             if settings.probes is not None or settings.keep_data is not None:
                 raise
             why = f"{choice.why}; fit was not possible: {error.message}"
             choice = replace(choice, method="anchored", why=why)
-    return found, choice.why, _task_vector(structures, pairing, found, settings, residual)
+    found, why = _align(base, target, pairing, settings, choice), choice.why
+    if settings.method == "auto" and _is_permuted(found):
+        found, why = _same_in_another_basis(base, target, pairing, settings, found)
+    return found, why, _task_vector(structures, pairing, found, settings, residual)
+
+
+def _is_permuted(found: Alignment) -> bool:
+    """Return whether B is A in another basis."""
+    return found.details is not None and found.details.lineage == "permuted"
 
 
 def _same_in_another_basis(
