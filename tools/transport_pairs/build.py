@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from transport_pairs.catalogue import Pair, Recipe, recipes
 from transport_pairs.domains import Domain, domains
@@ -23,6 +23,7 @@ PROFILES = {"quick": 1.0, "full": 4.0}
 """Training steps, as a multiple of those in the catalogue."""
 FIGURES = "figures.json"
 TEXT_CACHE = ".texts"
+PROBES = 12345  # seed of the probes
 
 
 class Workshop:
@@ -61,27 +62,33 @@ class Workshop:
     def build(self, pair: Pair) -> Path:
         """Return the folder of a pair, training and writing what is missing."""
         folder = self.root / pair.name
-        if (folder / FIGURES).exists():
-            return folder
         folder.mkdir(parents=True, exist_ok=True)
-        models = {file: self.model(name) for file, name in pair.models.items()}
-        for file, model in models.items():
-            export(model, folder / f"{file}.onnx")
-        task, keep = self.domains[pair.task], self.domains[pair.keep]
-        held_out = [d.held_out(HELD_OUT[_kind(models["v1"])]) for d in (task, keep)]
-        probes = next(task.batches("train", pair.probes, 12345))[0]
-        shape = models["v1"]
-        write_npz(folder / "data.npz", shape, *held_out[0])
-        write_npz(folder / "keep.npz", shape, *held_out[1])
-        write_npz(folder / "probes.npz", shape, probes)
-        figures = {file: _figures(model, pair, file, held_out) for file, model in models.items()}
-        about = {"kind": pair.kind, "profile": self.profile, "models": figures}
-        (folder / FIGURES).write_text(json.dumps(about, indent=1))
+        about = folder / FIGURES
+        known = json.loads(about.read_text())["models"] if about.exists() else {}
+        missing = {file: name for file, name in pair.models.items() if file not in known}
+        if not missing:
+            return folder
+        held_out = self._data(pair, folder)
+        for file, name in missing.items():
+            model = self.model(name)
+            export(model, folder / f"{file}.onnx", pair.exporter)
+            known[file] = _figures(model, pair, file, held_out)
+        text = {"kind": pair.kind, "profile": self.profile, "models": known}
+        about.write_text(json.dumps(text, indent=1))
         return folder
 
-
-def _kind(model: Model) -> str:
-    return "images" if model.inputs[0] == "pixel_values" else "text"
+    def _data(self, pair: Pair, folder: Path) -> list[Batch]:
+        """Write what a pair is judged on and its probes; return held-out task and keep data."""
+        inputs = make_model(self.recipes[pair.models["v1"]].architecture).inputs
+        task, keep = self.domains[pair.task], self.domains[pair.keep]
+        count = HELD_OUT["images" if inputs[0] == "pixel_values" else "text"]
+        held_out = [domain.held_out(count) for domain in (task, keep)]
+        write_npz(folder / "data.npz", inputs, *held_out[0])
+        write_npz(folder / "keep.npz", inputs, *held_out[1])
+        write_npz(
+            folder / "probes.npz", inputs, next(task.batches("train", pair.probes, PROBES))[0]
+        )
+        return held_out
 
 
 def _figures(model: Model, pair: Pair, file: str, held_out: list[Batch]) -> dict[str, float]:
@@ -94,12 +101,14 @@ def _figures(model: Model, pair: Pair, file: str, held_out: list[Batch]) -> dict
     return found
 
 
-def write_npz(path: Path, model: Model, inputs: torch.Tensor, labels: object = None) -> None:
+def write_npz(
+    path: Path, names: tuple[str, ...], data: Tensor, labels: Tensor | None = None
+) -> None:
     """Write inputs under the model's names (a mask of ones where it reads one), and labels."""
-    arrays = {model.inputs[0]: inputs.numpy()}
-    if "attention_mask" in model.inputs:
-        arrays["attention_mask"] = np.ones(inputs.shape, np.int64)
-    if isinstance(labels, torch.Tensor):
+    arrays = {names[0]: data.numpy()}
+    if "attention_mask" in names:
+        arrays["attention_mask"] = np.ones(data.shape, np.int64)
+    if labels is not None:
         arrays["label"] = labels.numpy()
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
@@ -125,8 +134,3 @@ def _cell(figures: Mapping[str, float], name: str) -> str:
     if f"{name}_loss" not in figures:
         return "-"
     return f"{figures[f'{name}_loss']:.3f} ({figures[f'{name}_accuracy']:.3f})"
-
-
-def quick_recipes(steps: int) -> dict[str, Recipe]:
-    """Return the catalogue with so few steps that only the plumbing is tried."""
-    return {name: replace(recipe, steps=steps) for name, recipe in recipes().items()}

@@ -45,8 +45,10 @@ class Pair:
         models: the recipe of each file but the extension; keys as in the module's picture.
         task: domain of the task.
         keep: domain of v2.
-        kind: `independent`, `head` (a head that no base has) or `resized` (wider, deeper).
+        kind: `independent`, `head` (a head that no base has), `resized` (wider, deeper) or
+            `exporter` (an independent pair again, written by another exporter).
         probes: how many unlabelled inputs to store.
+        exporter: of `exporting.OPSETS`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Pair:
     keep: str
     kind: str
     probes: int
+    exporter: str = "ts17"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,36 +161,52 @@ def tuned_name(base: str, task: str, head: str = "") -> str:
 
 
 def pairs() -> tuple[Pair, ...]:
-    """Return all pairs, the most informative first."""
+    """Return all pairs, the most informative first.
+
+    A pair with a lineage comes twice: first without v2_lineage, which takes longer.
+    """
     found = [
         pair
         for seed in SEEDS
-        for maker in (_plain_pairs, _resized_pairs)
+        for maker in (_plain_pairs, _resized_pairs, _exporter_pairs, _lineage_pairs)
         for name, family in FAMILIES.items()
         for pair in maker(name, family, seed)
     ]
     return tuple(found)
 
 
-def _files(v1: str, v2: str, lineage: str | None, task: str, head: str = "") -> dict[str, str]:
-    bases = {"v1": v1, "v2": v2} | ({"v2_lineage": lineage} if lineage else {})
+def _files(bases: Mapping[str, str], task: str, head: str = "") -> dict[str, str]:
     tuned = {f"{file}_ft": tuned_name(base, task, head) for file, base in bases.items()}
-    return bases | tuned
+    return {**bases, **tuned}
 
 
 def _plain_pairs(name: str, family: Family, seed: int) -> Iterator[Pair]:
-    v1, v2 = f"{name}-v1-s{seed}", f"{name}-v2-s{seed}"
-    lineage = f"{name}-lineage-s{seed}" if family.lineage else None
+    bases = {"v1": f"{name}-v1-s{seed}", "v2": f"{name}-v2-s{seed}"}
     for task in family.tasks:
         for head in family.heads or ("",):
-            files = _files(v1, v2, lineage, task, head)
             kind = "head" if head else "independent"
-            folder = f"{head or name}-{task}-s{seed}"
+            files, folder = _files(bases, task, head), f"{head or name}-{task}-s{seed}"
             yield Pair(folder, files, task, family.new, kind, family.probes)
+
+
+def _exporter_pairs(name: str, family: Family, seed: int) -> Iterator[Pair]:
+    """Yield the first pair of a family of seed 0 again, exported by dynamo."""
+    if seed == 0 and family.lineage:
+        first = next(_plain_pairs(name, family, seed))
+        folder = f"{name}-{first.task}-dy18-s{seed}"
+        yield replace(first, name=folder, kind="exporter", exporter="dy18")
+
+
+def _lineage_pairs(name: str, family: Family, seed: int) -> Iterator[Pair]:
+    """Yield the plain pairs again, with v2_lineage."""
+    if family.lineage:
+        for pair in _plain_pairs(name, family, seed):
+            more = _files({"v2_lineage": f"{name}-lineage-s{seed}"}, pair.task)
+            yield replace(pair, models={**pair.models, **more})
 
 
 def _resized_pairs(name: str, family: Family, seed: int) -> Iterator[Pair]:
     task = family.tasks[0]
     for other in family.resized:
-        files = _files(f"{name}-v1-s{seed}", f"{other}-v2-s{seed}", None, task)
+        files = _files({"v1": f"{name}-v1-s{seed}", "v2": f"{other}-v2-s{seed}"}, task)
         yield Pair(f"{other}-{task}-s{seed}", files, task, family.new, "resized", family.probes)

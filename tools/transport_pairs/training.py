@@ -19,7 +19,7 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 def train(model: nn.Module, batches: Iterator[Batch], steps: int, rate: float) -> None:
     """Minimise the cross-entropy with AdamW: linear warm-up, then a cosine down to zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05, fused=True)
     warm_up = max(1, steps // 10)
     factors = [
         min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps))
