@@ -1,7 +1,7 @@
 """Measure how much of a fine-tuning every method carries over, on release pairs made here.
 
     python tools/bench_transport.py [--pairs DIR] [--only GLOB] [--methods naive fit ...]
-                                    [--train quick|full] [--no-build] [--out TABLE.md]
+                                    [--train quick|full|large] [--no-build] [--out TABLE.md]
 
 Pairs that are missing in DIR are trained first (`make_transport_pairs.py`; hours on one core for
 all of them). Each method runs through graphrebase's command line with its defaults; the results
@@ -25,7 +25,7 @@ from transport_pairs.measuring import INDEPENDENT, LINEAGE, METHODS, Case, bound
 from transport_pairs.scoring import Bounds, Outcome, means, table
 
 Found = dict[str, tuple[str, Bounds, list[Outcome]]]
-PROFILES = ("quick", "full")
+PROFILES = ("quick", "full", "large")
 
 
 def main(arguments: list[str] | None = None) -> int:

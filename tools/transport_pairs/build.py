@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,17 @@ from transport_pairs.models import Model, continue_from, make_model, parameter_c
 from transport_pairs.training import judge, train
 
 HELD_OUT = {"images": 500, "text": 128}  # samples of each evaluation set
-PROFILES = {"quick": 1.0, "full": 4.0}
-"""Training steps, as a multiple of those in the catalogue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How long to train and how large: factors of the catalogue's steps and widths."""
+
+    steps: float
+    scale: int = 1
+
+
+PROFILES = {"quick": Profile(1.0), "full": Profile(4.0), "large": Profile(10.0, scale=3)}
 FIGURES = "figures.json"
 TEXT_CACHE = ".texts"
 PROBES = 12345  # seed of the probes
@@ -29,9 +39,9 @@ PROBES = 12345  # seed of the probes
 class Workshop:
     """A folder of pairs, and of the trained weights that they share."""
 
-    def __init__(self, root: Path, profile: str = "quick") -> None:
-        """Use `root`; `profile` is one of `PROFILES`."""
-        self.root, self.profile = root, profile
+    def __init__(self, root: Path, profile: str = "quick", device: str = "cpu") -> None:
+        """Use `root`; `profile` is one of `PROFILES`, `device` where to train."""
+        self.root, self.profile, self.device = root, profile, device
         self.recipes: Mapping[str, Recipe] = recipes()
         self.domains: Mapping[str, Domain] = domains(root / TEXT_CACHE)
         self.weights = root / f".weights-{profile}"
@@ -42,16 +52,16 @@ class Workshop:
         recipe = self.recipes[name]
         path = self.weights / f"{name}.pt"
         torch.manual_seed(recipe.seed)
-        model = make_model(recipe.architecture)
+        model = make_model(recipe.architecture, PROFILES[self.profile].scale)
         if path.exists():
             model.load_state_dict(torch.load(path, weights_only=True))
             return model.eval()
         if recipe.start is not None:
             continue_from(model, self.model(recipe.start))
         started = time.process_time()
-        steps = max(1, round(recipe.steps * PROFILES[self.profile]))
+        steps = max(1, round(recipe.steps * PROFILES[self.profile].steps))
         batches = self.domains[recipe.domain].batches("train", recipe.batch, recipe.seed)
-        train(model, batches, steps, recipe.rate)
+        train(model, batches, steps, recipe.rate, self.device)
         spent = time.process_time() - started
         partial = path.with_suffix(".partial")
         torch.save(model.state_dict(), partial)

@@ -92,7 +92,7 @@ FAMILIES = {
         "text-old",
         "text-new",
         ("code", "licence", "headers"),
-        steps=1000,
+        steps=800,
         rate=2e-3,
         batch=16,
         probes=64,
@@ -100,7 +100,7 @@ FAMILIES = {
     ),
     "llama": Family(
         *("text-old", "text-new", ("code", "licence")),
-        steps=900,
+        steps=700,
         rate=2e-3,
         batch=16,
         probes=64,
@@ -108,7 +108,7 @@ FAMILIES = {
     ),
     "bert": Family(
         *("masked-old", "masked-new", ("source",)),
-        steps=1200,
+        steps=900,
         rate=2e-3,
         batch=24,
         tuning_steps=250,

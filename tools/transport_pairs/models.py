@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -167,10 +167,16 @@ FAMILIES: dict[str, Callable[[Architecture], Model]] = {
 }
 
 
-def make_model(name: str) -> Model:
-    """Return a model of `ARCHITECTURES` with random weights, from torch's global generator."""
-    architecture = ARCHITECTURES[name]
-    return FAMILIES[architecture.family](architecture)
+def make_model(name: str, scale: int = 1) -> Model:
+    """Return a model of `ARCHITECTURES` with random weights, from torch's global generator.
+
+    Args:
+        name: of the architecture.
+        scale: factor of its width, and of heads and MLP with it.
+    """
+    small = ARCHITECTURES[name]
+    wide = {size: scale * getattr(small, size) for size in ("width", "heads", "mlp", "kv_heads")}
+    return FAMILIES[small.family](replace(small, **wide))
 
 
 def continue_from(model: Model, old: Model) -> None:

@@ -17,8 +17,19 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
-def train(model: nn.Module, batches: Iterator[Batch], steps: int, rate: float) -> None:
-    """Minimise the cross-entropy with AdamW: linear warm-up, then a cosine down to zero."""
+def train(
+    model: nn.Module, batches: Iterator[Batch], steps: int, rate: float, device: str = "cpu"
+) -> None:
+    """Minimise the cross-entropy with AdamW: linear warm-up, then a cosine down to zero.
+
+    Args:
+        model: changed in place; on the processor afterwards.
+        batches: inputs and labels without end.
+        steps: of the optimizer.
+        rate: peak learning rate.
+        device: where to compute.
+    """
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05, fused=True)
     warm_up = max(1, steps // 10)
     factors = [
@@ -26,15 +37,14 @@ def train(model: nn.Module, batches: Iterator[Batch], steps: int, rate: float) -
         for step in range(steps + 1)
     ]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors.__getitem__)
-    model.train()
     for _ in range(steps):
-        inputs, labels = next(batches)
+        inputs, labels = (part.to(device) for part in next(batches))
         optimizer.zero_grad()
         torch.autograd.backward(loss_of(model(inputs), labels))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
-    model.eval()
+    model.to("cpu").eval()
 
 
 def judge(model: nn.Module, data: Batch) -> tuple[float, float]:
