@@ -1,6 +1,7 @@
 """Train the release pairs that `bench_transport.py` measures, and describe them.
 
-    python tools/make_transport_pairs.py DIR [--only GLOB] [--train quick|full|large] [--device cuda]
+    python tools/make_transport_pairs.py DIR [--only GLOB] [--train quick|full|large]
+                                             [--device cuda]
 
 writes a folder per pair with v1, v1_ft, v2, v2_ft (and v2_lineage, v2_lineage_ft) as ONNX,
 data.npz, probes.npz, keep.npz and figures.json, and DIR/README.md. What exists is kept. `full`
