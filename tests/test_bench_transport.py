@@ -14,7 +14,16 @@ from onnx import numpy_helper
 from transport_pairs import build, catalogue
 from transport_pairs.catalogue import Pair, Recipe
 from transport_pairs.corpora import CHARACTERS, encode
-from transport_pairs.domains import IGNORED, INVERTED, Text, domains, masked_token, next_token
+from transport_pairs.domains import (
+    IGNORED,
+    NEW_GLYPHS,
+    TURNED,
+    Text,
+    domains,
+    masked_token,
+    next_token,
+)
+from transport_pairs.glyphs import PLAIN
 from transport_pairs.scoring import (
     Bounds,
     Outcome,
@@ -93,10 +102,8 @@ def test_shapes_are_different_and_in_range() -> None:
         assert torch.pdist(images.flatten(1)).min() > 1
 
 
-def test_fonts_of_the_inverted_task_are_no_base_s() -> None:
-    from transport_pairs.glyphs import PLAIN, RICH
-
-    assert not set(INVERTED.fonts) & {*PLAIN.fonts, *RICH.fonts}
+def test_fonts_of_the_turned_task_are_no_base_s() -> None:
+    assert not set(TURNED.fonts) & {*PLAIN.fonts, *NEW_GLYPHS.fonts}
 
 
 def fake_text(folder: Path) -> Text:

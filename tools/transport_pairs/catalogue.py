@@ -70,6 +70,7 @@ class Family:
     steps: int
     rate: float
     batch: int
+    new_steps: float = 1.25  # of v2, as a multiple: its domain is wider
     tuning_steps: int = 150
     tuning_rate: float = 4e-4
     probes: int = 256
@@ -82,10 +83,12 @@ FAMILIES = {
     "vit": Family(
         "images-old",
         "images-new",
-        ("digits", "inverted", "outlines"),
+        ("digits", "turned", "outlines"),
         steps=800,
         rate=2e-3,
         batch=64,
+        new_steps=1.75,
+        tuning_steps=200,
         resized=("vit-wide", "vit-deep"),
     ),
     "gpt": Family(
@@ -123,7 +126,9 @@ def _bases(name: str, family: Family, seed: int) -> dict[str, Recipe]:
     """Return the recipes of the bases of a family and seed."""
     number = 1000 * seed + 100 * FAMILY_NUMBER[name]
     old = Recipe(name, family.old, family.steps, family.rate, family.batch, number + 1)
-    new = replace(old, domain=family.new, steps=family.steps * 5 // 4, seed=number + 2)
+    new = replace(
+        old, domain=family.new, steps=round(family.steps * family.new_steps), seed=number + 2
+    )
     found = {f"{name}-v1-s{seed}": old, f"{name}-v2-s{seed}": new}
     if family.lineage:
         found[f"{name}-lineage-s{seed}"] = replace(

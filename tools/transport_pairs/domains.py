@@ -26,9 +26,8 @@ WINDOW = 64  # tokens of a text sample
 MASKED = 0.2  # share of tokens that a masked model has to guess
 IGNORED = -100
 SPECIMENS = ("readme", "licence", "code", "headers", "docs-python", "docs-science")
-INVERTED = replace(
-    RICH, fonts=("cmr10", "cmb10", "cmtt10", "cmss10"), strokes=(0, 1), noise=0.2, rotate=20.0
-)
+NEW_GLYPHS = replace(RICH, rotate=12.0, scale=(0.85, 1.5), shear=0.15, blur=0.6, noise=0.12)
+TURNED = replace(PLAIN, fonts=("cmr10", "cmb10", "cmtt10", "cmss10"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +82,12 @@ def digits() -> Domain:
     return Domain(batches)
 
 
-def inverted_glyphs() -> Domain:
-    """Return glyphs of fonts that no base saw, dark on bright."""
+def turned_glyphs() -> Domain:
+    """Return glyphs of fonts that no base saw, lying on their side."""
 
     def batches(split: str, size: int, seed: int) -> Iterator[Batch]:
-        for images, labels in glyph_batches(INVERTED, size, _seed(split, seed)):
-            yield -images, labels
+        for images, labels in glyph_batches(TURNED, size, _seed(split, seed)):
+            yield images.rot90(1, (2, 3)), labels
 
     return Domain(batches)
 
@@ -187,9 +186,9 @@ def domains(cache: Path | None) -> dict[str, Domain]:
     """Return every domain by name; `cache` is a folder that keeps the collected texts."""
     table = {
         "images-old": glyphs_and_shapes(PLAIN, FILLED),
-        "images-new": glyphs_and_shapes(RICH, VARIED),
+        "images-new": glyphs_and_shapes(NEW_GLYPHS, VARIED),
         "digits": digits(),
-        "inverted": inverted_glyphs(),
+        "turned": turned_glyphs(),
         "outlines": outlined_shapes(),
         "text-old": next_token(Text(OLD_TEXT, cache)),
         "text-new": next_token(Text(NEW_TEXT, cache)),

@@ -62,7 +62,7 @@ class Drawing:
 
 
 FILLED = Drawing(20.0, (0.85, 1.2), 0.1, 0.1, 0.0, 0.0, False)
-VARIED = Drawing(60.0, (0.7, 1.3), 0.2, 0.15, 0.2, 0.0, False)
+VARIED = Drawing(40.0, (0.75, 1.25), 0.15, 0.12, 0.15, 0.0, False)
 OUTLINED = Drawing(45.0, (0.8, 1.2), 0.15, 0.15, 0.3, 0.11, True)
 
 
