@@ -16,186 +16,55 @@ are close, not equal bits.
 from __future__ import annotations
 
 import argparse
-import math
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from string import ascii_uppercase, digits
 from typing import Any
 
-import matplotlib
 import numpy as np
 import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
 from onnx import ModelProto, numpy_helper
-from PIL import Image, ImageDraw, ImageFont
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
+from transport_pairs.domains import shuffled
+from transport_pairs.exporting import OPSETS, OUTPUT, export
+from transport_pairs.glyphs import (
+    CLASSES,
+    HELD_OUT,
+    IMAGE,
+    PLAIN,
+    RICH,
+    Batch,
+    Style,
+    digit_split,
+    glyph_batches,
+)
+from transport_pairs.models import Model
+from transport_pairs.training import train
 
-CLASSES = digits + ascii_uppercase + "abdefghnqrt" + "+=?!&%#@$"
-INPUT, OUTPUT, OPSET = "pixel_values", "logits", 17
-IMAGE, CANVAS = 16, 48  # side of an image; of a rendered glyph before it is distorted
-HELD_OUT = 500  # images in each evaluation set
+INPUT, OPSET = "pixel_values", OPSETS["ts17"]
 EXAMPLE = Path(__file__).resolve().parent.parent / "graphrebase" / "example"
-
-Batch = tuple[Tensor, Tensor]  # images (n, 1, IMAGE, IMAGE) in -1..1, labels (n,)
-
-
-# ------------------------------------------------------------------------------------- data
-@dataclass(frozen=True, slots=True)
-class Style:
-    """A domain of rendered glyphs: its fonts and how strongly glyphs are distorted."""
-
-    fonts: tuple[str, ...]
-    strokes: tuple[int, ...]  # pixels of CANVAS added around the outline
-    rotate: float  # degrees, either way
-    scale: tuple[float, float]  # of the canvas in the image
-    aspect: float  # largest relative stretch of the width, either way
-    shear: float
-    shift: float  # share of the image, either way
-    blur: float  # largest weight of the 3 x 3 mean
-    noise: float  # largest standard deviation, of the range 0..1
-
-
-PLAIN = Style(
-    fonts=("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono"),
-    strokes=(0, 1),
-    rotate=8.0,
-    scale=(0.9, 1.4),
-    aspect=0.1,
-    shear=0.1,
-    shift=0.06,
-    blur=0.3,
-    noise=0.1,
-)
-RICH = Style(
-    fonts=(
-        *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
-        *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
-        *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
-        *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
-    ),
-    strokes=(0, 1, 2),
-    rotate=15.0,
-    scale=(0.8, 1.6),
-    aspect=0.25,
-    shear=0.2,
-    shift=0.09,
-    blur=1.0,
-    noise=0.15,
-)
-
-
-def render(font: ImageFont.FreeTypeFont, character: str, stroke: int) -> np.ndarray:
-    """Draw a character, bright on dark, in the middle of a `(CANVAS, CANVAS)` uint8 image."""
-    canvas = Image.new("L", (CANVAS, CANVAS))
-    draw = ImageDraw.Draw(canvas)
-    left, top, right, bottom = draw.textbbox((0, 0), character, font=font, stroke_width=stroke)
-    corner = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
-    draw.text(corner, character, fill=255, font=font, stroke_width=stroke)
-    return np.asarray(canvas)
-
-
-def glyph_bank(style: Style) -> Tensor:
-    """Return all undistorted glyphs of a style, `(variants, classes, CANVAS, CANVAS)` uint8."""
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    fonts = [ImageFont.truetype(str(folder / f"{name}.ttf"), 38) for name in style.fonts]
-    rows = [
-        [render(font, character, stroke) for character in CLASSES]
-        for font in fonts
-        for stroke in style.strokes
-    ]
-    return torch.from_numpy(np.array(rows))
-
-
-def distort(glyphs: Tensor, style: Style, source: torch.Generator) -> Tensor:
-    """Rotate, stretch, shear, shift, dim, blur and spoil glyphs `(n, CANVAS, CANVAS)`.
-
-    Returns images `(n, 1, IMAGE, IMAGE)`, float32 in -1..1.
-    """
-    count = len(glyphs)
-
-    def draw(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=source)
-
-    angle = draw(-style.rotate, style.rotate) * math.pi / 180
-    zoom, shear = 1 / draw(*style.scale), draw(-style.shear, style.shear)
-    wide = 1 + draw(-style.aspect, style.aspect)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    across, down = draw(-style.shift, style.shift) * 2, draw(-style.shift, style.shift) * 2
-    upper = torch.stack((wide * cos, shear * cos - sin, across), 1)
-    lower = torch.stack((wide * sin, shear * sin + cos, down), 1)
-    twice = 2 * IMAGE  # sampled at twice the resolution, then averaged: no aliasing
-    grid = F.affine_grid(torch.stack((upper, lower), 1), [count, 1, twice, twice], False)
-    images = F.grid_sample(glyphs[:, None].float() / 255, grid, align_corners=False)
-    images = F.avg_pool2d(images, 2) * draw(0.7, 1.0).view(-1, 1, 1, 1)
-    soft = draw(0.0, style.blur).view(-1, 1, 1, 1)
-    images = images.lerp(F.avg_pool2d(images, 3, stride=1, padding=1), soft)
-    spread = draw(0.0, style.noise).view(-1, 1, 1, 1)
-    images = images + spread * torch.randn(images.shape, generator=source)
-    return images.clamp(0, 1) * 2 - 1
-
-
-def glyph_batches(style: Style, size: int, seed: int) -> Iterator[Batch]:
-    """Draw batches of distorted glyphs for ever; every image is a new one."""
-    bank, source = glyph_bank(style), torch.Generator().manual_seed(seed)
-    variants, classes = bank.shape[:2]
-    while True:
-        labels = torch.randint(classes, (size,), generator=source)
-        chosen = bank[torch.randint(variants, (size,), generator=source), labels]
-        yield distort(chosen, style, source), labels
-
-
-def digit_split(seed: int) -> tuple[Batch, Batch]:
-    """Return scikit-learn's handwritten digits, enlarged from 8 x 8: training, held out."""
-    bundled = load_digits()
-    images = torch.from_numpy(bundled.images).float()[:, None] / 16
-    images = F.interpolate(images, (IMAGE, IMAGE), mode="bilinear", align_corners=False) * 2 - 1
-    labels = torch.from_numpy(bundled.target).long()  # class k of CLASSES is the digit k
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    train, test = order[HELD_OUT:], order[:HELD_OUT]
-    return (images[train], labels[train]), (images[test], labels[test])
-
-
-def shuffled(data: Batch, size: int, seed: int) -> Iterator[Batch]:
-    """Draw batches from a data set for ever, without replacement within an epoch."""
-    source = torch.Generator().manual_seed(seed)
-    while True:
-        order = torch.randperm(len(data[1]), generator=source)
-        for rows in torch.split(order, size):
-            yield data[0][rows], data[1][rows]
 
 
 # ------------------------------------------------------------------------------------ model
-class Classifier(nn.Module):
-    """A pre-norm vision transformer with a class token and a linear head."""
-
-    def __init__(self) -> None:
-        """Initialise at random, from torch's global generator."""
-        super().__init__()
-        sizes: dict[str, Any] = dict(
-            image_size=IMAGE,
-            patch_size=4,
-            num_channels=1,
-            hidden_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            intermediate_size=192,
-            num_labels=len(CLASSES),
-            initializer_range=0.05,
-            attn_implementation="eager",
-        )
-        self.vit = ViTForImageClassification(ViTConfig(**sizes))
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Map images `(n, 1, IMAGE, IMAGE)` to logits `(n, classes)`."""
-        logits: Tensor = self.vit(pixel_values=pixel_values).logits
-        return logits
+def make_classifier() -> Model:
+    """Return a pre-norm vision transformer with a class token and a linear head, untrained."""
+    sizes: dict[str, Any] = dict(
+        image_size=IMAGE,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=192,
+        num_labels=len(CLASSES),
+        initializer_range=0.05,
+        attn_implementation="eager",
+    )
+    return Model(ViTForImageClassification(ViTConfig(**sizes)), (INPUT,))
 
 
 # --------------------------------------------------------------------------------- training
@@ -224,30 +93,10 @@ RECIPES: Recipes = {
 }
 
 
-def train(model: Classifier, batches: Iterator[Batch], steps: int, rate: float) -> None:
-    """Minimise the cross-entropy with AdamW: linear warm-up, then a cosine down to zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
-    warm_up = max(1, steps // 10)
-    factors = [
-        min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-        for step in range(steps + 1)
-    ]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors.__getitem__)
-    model.train()
-    for _ in range(steps):
-        images, labels = next(batches)
-        optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(model(images), labels))
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-    model.eval()
-
-
-def make(recipe: Recipe, trained: Mapping[str, Classifier], train_digits: Batch) -> Classifier:
+def make(recipe: Recipe, trained: Mapping[str, Model], train_digits: Batch) -> Model:
     """Follow a recipe; the model it continues is in `trained`."""
     torch.manual_seed(recipe.seed)
-    model = Classifier()
+    model = make_classifier()
     if recipe.start:
         model.load_state_dict(trained[recipe.start].state_dict())
     if recipe.data:
@@ -259,22 +108,6 @@ def make(recipe: Recipe, trained: Mapping[str, Classifier], train_digits: Batch)
 
 
 # ----------------------------------------------------------------------------------- export
-def export(model: Classifier, path: Path) -> None:
-    """Write a model as one ONNX file, weights inside, batch size dynamic."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's deprecation, the tracer's constants
-        torch.onnx.export(
-            model,
-            (torch.zeros(2, 1, IMAGE, IMAGE),),
-            str(path),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-        )
-
-
 def write_data(data: Batch, path: Path) -> Batch:
     """Write an evaluation set, its grey values rounded to 256 levels; return it as written."""
     images = ((data[0] + 1) * 127.5).round() / 127.5 - 1
@@ -309,7 +142,7 @@ Accuracy of the torch models:
 """
 
 
-def readme(models: Mapping[str, Classifier], recipes: Recipes, data: list[Batch], out: Path) -> str:
+def readme(models: Mapping[str, Model], recipes: Recipes, data: list[Batch], out: Path) -> str:
     """Describe the folder: provenance, sizes, and accuracies measured here, in torch."""
     rows = []
     for name, model in models.items():
@@ -380,7 +213,7 @@ def build(out: Path, recipes: Recipes) -> None:
     test_glyphs = next(glyph_batches(RICH, HELD_OUT, seed=99))
     task = write_data(test_digits, out / "task.npz")
     domain = write_data(test_glyphs, out / "domain.npz")
-    models: dict[str, Classifier] = {}
+    models: dict[str, Model] = {}
     for name, recipe in recipes.items():
         models[name] = make(recipe, models, train_digits)
         export(models[name], out / f"{name}.onnx")

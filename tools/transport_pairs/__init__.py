@@ -1,0 +1,1 @@
+"""Release pairs trained from scratch: domains, models, training, export and scoring."""
