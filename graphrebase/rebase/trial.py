@@ -102,11 +102,11 @@ def judge(
         VerificationError: a model does not run on the probes.
     """
     found: dict[str, Verdict] = {}
-    with _goal(next(iter(candidates.values())), beside) as goal:
+    with goal_of(next(iter(candidates.values())), beside) as goal:
         for number, (name, candidate) in enumerate(candidates.items()):
             progress("judging on held-out probes", number, len(candidates))
             with candidate.running(beside) as session:
-                found |= measure(goal, {name: session}, _completed(goal, session, probes))
+                found |= measure(goal, {name: session}, completed(goal, session, probes))
     scores = {name: v.evidence for name, v in found.items() if v.evidence is not None}
     return {
         name: replace(v, rivals={n: s for n, s in scores.items() if n != name})
@@ -115,7 +115,8 @@ def judge(
 
 
 @contextmanager
-def _goal(candidate: Candidate, beside: Path | None) -> Iterator[Goal]:
+def goal_of(candidate: Candidate, beside: Path | None = None) -> Iterator[Goal]:
+    """Open the models that say what is wanted of a result."""
     vector = candidate.vector
     finetuned = Session(vector.finetuned.model.path)
     if candidate.new_head:
@@ -125,8 +126,12 @@ def _goal(candidate: Candidate, beside: Path | None) -> Iterator[Goal]:
     yield Goal(finetuned, Session(vector.target.model.path), Session(vector.base.model.path))
 
 
-def _completed(goal: Goal, candidate: Session, probes: Arrays) -> Arrays:
-    """Return probes that fit all the models, masks and positions filled in."""
+def completed(goal: Goal, candidate: Session, probes: Arrays) -> Arrays:
+    """Return probes that fit all the models, masks and positions filled in.
+
+    Raises:
+        InputError: they do not fit.
+    """
     arrays: dict[str, np.ndarray] = {}
     for session in (goal.finetuned, goal.reference, goal.base, candidate):
         if session is not None:
