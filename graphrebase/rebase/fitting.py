@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,7 @@ class Probing:
         kind: ``text``, ``image`` or ``other``, where any were generated; else empty.
         generated: which of ``task`` and ``keep`` were generated.
         note: how that was done.
+        seconds: time that it took.
     """
 
     task: Arrays
@@ -47,6 +49,7 @@ class Probing:
     kind: str = ""
     generated: frozenset[str] = frozenset()
     note: str = ""
+    seconds: float = 0.0
 
 
 def fit_models(
@@ -141,15 +144,17 @@ def _find_probes(
     graph = structures["finetuned"].graph
     progress(f"generating probes, {SECONDS:.0f} s allowed", 0, 0)
     notes: list[str] = []
+    began = time.perf_counter()
     made = generate(base, finetuned, target, graph, seed=seed, note=notes.append)
-    LOG.info("probes: %s", "; ".join(notes))
+    seconds, note = time.perf_counter() - began, "; ".join(notes)
+    LOG.info("probes: %s, in %.0f s", note, seconds)
     if task is None:
         options = replace(options, evidence=GENERATED_EVIDENCE)
     if keep is None and made.kind == "image":
         options = replace(options, keep=GENERATED_IMAGE_KEEP)
     generated = frozenset(n for n, x in (("task", task), ("keep", keep)) if x is None)
     return Probing(
-        task or made.task, keep or made.keep, options, made.kind, generated, "; ".join(notes)
+        task or made.task, keep or made.keep, options, made.kind, generated, note, seconds
     )
 
 

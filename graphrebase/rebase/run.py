@@ -32,6 +32,7 @@ class Probes:
         generated: which of ``task`` and ``keep`` were generated.
         kind: ``text`` or ``image``, where any were generated.
         seconds_allowed: time that generating may take; None if nothing was generated.
+        seconds_taken: time that it took; None if nothing was generated.
         note: how they were generated.
     """
 
@@ -42,6 +43,7 @@ class Probes:
     generated: tuple[str, ...]
     kind: str
     seconds_allowed: float | None
+    seconds_taken: float | None
     note: str
 
 
@@ -149,6 +151,7 @@ def _probes(prepared: Prepared) -> Probes | None:
         tuple(sorted(probing.generated)),
         probing.kind,
         SECONDS if probing.generated else None,
+        round(probing.seconds, 1) if probing.generated else None,
         probing.note,
     )
 

@@ -168,7 +168,8 @@ def probes_text(probes: Data) -> str:
     if probes["refitted"]:
         parts.append("those held out for the verdict among them")
     if probes["seconds_allowed"] is not None:
-        parts.append(f"{probes['seconds_allowed']:.0f} s allowed for generating")
+        taken, allowed = probes["seconds_taken"], probes["seconds_allowed"]
+        parts.append(f"{taken:.0f} of {allowed:.0f} s for generating")
     return ", ".join(parts)
 
 

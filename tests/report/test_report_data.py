@@ -58,7 +58,8 @@ REBASE: Mapping[str, Any] = {
     "verdict": {"verdict": "usable", "evidence": 0.6, "reason": EVIL, "agreement": 0.4,
                 "loss_only": True, "held_out": 16, "predictions": 16, "rivals": {EVIL: -0.1}},
     "probes": {"task": 48, "keep": 9, "held_out": 16, "refitted": True, "generated": ["keep"],
-               "kind": "image", "seconds_allowed": 60.0, "note": EVIL},
+               "kind": "image", "seconds_allowed": 60.0,
+               "seconds_taken": 9.0, "note": EVIL},
 }  # fmt: skip
 
 KINDS = {"inspect": INSPECT, "rebase": REBASE}
