@@ -206,10 +206,9 @@ def _open(path: Path | None) -> Session:
 def _evidence(goal: Goal, session: Session, inputs: Mapping[str, np.ndarray]) -> float | None:
     """Return E on the inputs of the data; None where models cannot be compared by their outputs."""
     try:
-        verdict = measure(goal, {"": session}, completed(goal, session, inputs))[""]
+        return measure(goal, session, completed(goal, session, inputs)).evidence
     except GraphRebaseError:
         return None
-    return verdict.evidence
 
 
 def _read(data: Path, keep_data: Path | None, session: Session) -> _Data:

@@ -126,6 +126,10 @@ class ProbeSource:
             self._found = _find_probes(self.structures, self.given, self.seed, self.progress)
         return self._found
 
+    def without(self, fold: int) -> Probing:
+        """Return probes without another part than the first."""
+        return replace(self.get(), task=self.given.fitted(fold) or self.get().task)
+
     def whole(self) -> Probing:
         """Return probes with those that were held out."""
         return replace(self.get(), task=self.given.probes or self.get().task)
@@ -135,7 +139,7 @@ def _find_probes(
     structures: Mapping[str, Structure], given: Given, seed: int, progress: Progress
 ) -> Probing:
     """Return given probes and keep probes, or generated ones, and options that suit them."""
-    options, task, keep = FitOptions(), given.fitted, given.keep
+    options, task, keep = FitOptions(), given.fitted(), given.keep
     if task is not None and keep is not None:
         return Probing(task, keep, options)
     base, finetuned, target = (

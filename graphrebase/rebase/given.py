@@ -20,6 +20,8 @@ LEAST_SEQUENCES = 4
 MOST = 256
 """Held-out samples beyond which the score gains nothing."""
 LARGEST_SHARE = 1 / 3
+FOLDS = 4
+"""Parts of the least size that are held out in turn, where probes are few."""
 ENOUGH = 200
 """Probes from which on those that were held out add nothing to a fit."""
 Arrays = Mapping[str, np.ndarray]
@@ -32,38 +34,40 @@ class Given:
     Attributes:
         probes: unlabelled inputs of the task; None if there are none.
         keep: inputs of B's own domain; None if there are none.
-        held: the samples of the probes that are held out, (n,); empty if too few.
+        folds: samples of the probes to hold out, one part after the other; none if too few.
+        least: number of probes that can be judged on at all.
     """
 
     probes: Arrays | None
     keep: Arrays | None
-    held: np.ndarray
+    folds: tuple[np.ndarray, ...]
+    least: int
 
-    @property
-    def fitted(self) -> Arrays | None:
-        """Probes that are not held out."""
-        if self.probes is None:
-            return None
+    def fitted(self, fold: int = 0) -> Arrays | None:
+        """Return the probes without those of a fold; all where there are no folds."""
+        if self.probes is None or not self.folds:
+            return self.probes
         rest = np.ones(samples(self.probes), bool)
-        rest[self.held] = False
+        rest[self.folds[fold]] = False
         return {name: array[rest] for name, array in self.probes.items()}
 
-    @property
-    def held_out(self) -> Arrays | None:
-        """Probes that are held out; None if there are none."""
-        if self.probes is None or not len(self.held):
+    def held_out(self, fold: int = 0) -> Arrays | None:
+        """Return the probes of a fold; None where there are no folds."""
+        if self.probes is None or not self.folds:
             return None
-        return {name: array[self.held] for name, array in self.probes.items()}
+        return {name: array[self.folds[fold]] for name, array in self.probes.items()}
 
-    @property
-    def held_count(self) -> int:
-        """Number of probes that are held out."""
-        return len(self.held)
+    def unseen(self) -> Arrays | None:
+        """Return probes to judge a result that was fitted on none; None if too few."""
+        if self.probes is None or samples(self.probes) < self.least:
+            return None
+        return {name: array[:MOST] for name, array in self.probes.items()}
 
     @property
     def worth_refitting(self) -> bool:
         """Whether a fit gains from the probes that were held out."""
-        return self.probes is not None and samples(self.probes) - len(self.held) < ENOUGH
+        fitted = self.fitted()
+        return bool(self.folds) and fitted is not None and samples(fitted) < ENOUGH
 
 
 def read_given(probes: Path | None, keep: Path | None, *, tokens: bool, seed: int) -> Given:
@@ -79,11 +83,21 @@ def read_given(probes: Path | None, keep: Path | None, *, tokens: bool, seed: in
         InputError: a file cannot be read, or its arrays differ in their number of samples.
     """
     found, kept = (None if path is None else _unlabelled(path) for path in (probes, keep))
-    held = np.arange(0)
+    folds: tuple[np.ndarray, ...] = ()
     if found is not None:
-        count = held_out(samples(found), tokens=tokens)
-        held = np.sort(np.random.default_rng(seed).permutation(samples(found))[:count])
-    return Given(found, kept, held)
+        size = held_out(samples(found), tokens=tokens)
+        order = np.random.default_rng(seed).permutation(samples(found))
+        number = _folds(samples(found), size, tokens=tokens)
+        folds = tuple(np.sort(order[k * size : (k + 1) * size]) for k in range(number))
+    return Given(found, kept, folds, LEAST_SEQUENCES if tokens else LEAST)
+
+
+def _folds(count: int, size: int, *, tokens: bool) -> int:
+    """Return how many parts of a size to judge by, so that a score from few is not by chance."""
+    if not size:
+        return 0
+    wanted = FOLDS * (LEAST_SEQUENCES if tokens else LEAST)
+    return 1 if count - size >= ENOUGH else min(-(-wanted // size), count // size)
 
 
 def held_out(samples: int, *, tokens: bool) -> int:
@@ -92,9 +106,9 @@ def held_out(samples: int, *, tokens: bool) -> int:
     return min(wanted, MOST) if wanted <= LARGEST_SHARE * samples else 0
 
 
-def least_probes(*, tokens: bool) -> int:
-    """Return the number of probes from which on some are held out."""
-    return int(np.ceil((LEAST_SEQUENCES if tokens else LEAST) / LARGEST_SHARE))
+def least_probes(held: int) -> int:
+    """Return the number of probes from which on so many of them can be held out."""
+    return int(np.ceil(held / LARGEST_SHARE))
 
 
 def _unlabelled(path: Path) -> Arrays:

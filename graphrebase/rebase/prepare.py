@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from graphrebase.errors import MismatchError, UsageError
 from graphrebase.io import check_target, read_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.fitting import ProbeSource, Probing
-from graphrebase.rebase.given import Given, least_probes, read_given
+from graphrebase.rebase.given import Given, least_probes, read_given, samples
 from graphrebase.rebase.pairing import check_architecture, pair
 from graphrebase.rebase.plan import make_plan
 from graphrebase.rebase.settings import Settings
 from graphrebase.rebase.task import Case, Task, find_task, fitted_again, naive_task
 from graphrebase.rebase.trial import Candidate, judge
-from graphrebase.runtime.verdict import Verdict, unverified
+from graphrebase.runtime.verdict import Tally, Verdict, conclude, unverified
 from graphrebase.structure import Structure, find_structure
+
+CHEAP = 2e9
+"""Weights times probes up to which a fit is made several times: to judge it, and on all probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Prepared:
         candidate: the result.
         verdict: what can be said of it without labels.
         given: the inputs that the user brought.
-        refitted: whether probes that were held out were fitted on after all.
+        refitted: whether probes that were held out were fitted on in the end.
     """
 
     case: Case
@@ -120,29 +124,52 @@ def _scores_tokens(finetuned: Structure) -> bool:
 
 def _judged(prepared: Prepared, output: Path | None) -> Prepared:
     """Return the same with its verdict; with plain addition in its place where that is better."""
-    held, case, task = prepared.given.held_out, prepared.case, prepared.task
+    case, method = prepared.case, prepared.alignment.method
+    given = prepared.given
+    held = given.held_out() if method == "fit" else given.unseen()
     if held is None:
         return replace(prepared, verdict=unverified(_why_unverified(prepared)))
-    method = task.alignment.method
-    candidates = {method: prepared.candidate}
-    if method != "naive" and (naive := prepared.naive()) is not None:
-        candidates["naive"] = naive
+    naive = prepared.naive() if method != "naive" else None
+    rivals = {} if naive is None else {"naive": naive}
     try:
-        found = judge(candidates, held, beside=output, progress=case.progress)
+        found = judge(
+            {method: prepared.candidate, **rivals}, held, beside=output, progress=case.progress
+        )
     except UsageError as error:
         return replace(prepared, verdict=unverified(error.message))
+    again = method == "fit" and given.worth_refitting and _cheap(prepared)
+    for fold in range(1, len(given.folds) if again else 0):
+        other = _fitted_on(prepared, case.probes.without(fold))
+        part = given.held_out(fold)
+        assert part is not None
+        more = judge(
+            {method: other.candidate, **rivals}, part, beside=output, progress=case.progress
+        )
+        found = {name: tally + more[name] for name, tally in found.items()}
     own, rival = found[method], found.get("naive")
-    prepared = replace(prepared, verdict=own)
     if case.settings.method == "auto" and rival is not None and _better(rival, own):
-        return _plain(prepared, rival)
-    if method == "fit" and prepared.given.worth_refitting:
-        task = fitted_again(case, task)
-        candidate = _candidate(task, case.settings)
-        return replace(prepared, task=task, candidate=candidate, refitted=True)
-    return prepared
+        return _plain(prepared, conclude(rival, {method: own}))
+    verdict = conclude(own, {"naive": rival} if rival is not None else {})
+    if again:
+        prepared = replace(_fitted_on(prepared, case.probes.whole()), refitted=True)
+    return replace(prepared, verdict=verdict)
 
 
-def _better(one: Verdict, other: Verdict) -> bool:
+def _fitted_on(prepared: Prepared, probing: Probing) -> Prepared:
+    task = fitted_again(prepared.case, prepared.task, probing)
+    return replace(prepared, task=task, candidate=_candidate(task, prepared.case.settings))
+
+
+def _cheap(prepared: Prepared) -> bool:
+    """Return whether a fit is soon made again: by its arithmetic, so that no clock decides."""
+    probing = prepared.task.probing
+    assert probing is not None
+    target = prepared.case.structures["target"]
+    weights = sum(math.prod(role.view.shape) for role in target.roles.values())
+    return weights * (samples(probing.task) + samples(probing.keep)) <= CHEAP
+
+
+def _better(one: Tally, other: Tally) -> bool:
     scores = one.evidence, other.evidence
     return scores[0] is not None and scores[1] is not None and scores[0] > scores[1]
 
@@ -162,12 +189,11 @@ def _plain(prepared: Prepared, verdict: Verdict) -> Prepared:
 
 def _why_unverified(prepared: Prepared) -> str:
     given, probing = prepared.given, prepared.task.probing
-    least = least_probes(tokens=_scores_tokens(prepared.case.structures["finetuned"]))
+    fits = prepared.alignment.method == "fit"
+    least = least_probes(given.least) if fits else given.least
     if given.probes is not None:
-        return f"too few probes to hold any out: give {least} or more"
-    how = _generated(probing) if probing is not None else "no inputs of the task were given"
-    return f"{how}; --probes with {least} or more real inputs lets the result be judged"
-
-
-def _generated(probing: Probing) -> str:
-    return f"generated {probing.kind} probes cannot judge a result"
+        return f"too few probes to judge by: give {least} or more"
+    how = "no inputs of the task were given"
+    if probing is not None:
+        how = f"generated {probing.kind} probes cannot judge a result"
+    return f"{how}; --probes with {least} or more real inputs lets it be judged"

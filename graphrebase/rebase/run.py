@@ -146,7 +146,7 @@ def _probes(prepared: Prepared) -> Probes | None:
     return Probes(
         samples(probing.task),
         samples(probing.keep),
-        prepared.given.held_count,
+        prepared.verdict.samples,
         prepared.refitted,
         tuple(sorted(probing.generated)),
         probing.kind,

@@ -202,9 +202,9 @@ def naive_task(case: Case) -> Task | None:
         return None
 
 
-def fitted_again(case: Case, task: Task) -> Task:
-    """Return a fit on all probes, after one that left some of them out."""
-    return _fit(case, _Choice("fit", task.why, task.known), case.probes.whole())
+def fitted_again(case: Case, task: Task, probing: Probing) -> Task:
+    """Return a fit on other probes."""
+    return _fit(case, _Choice("fit", task.why, task.known), probing)
 
 
 def _same_in_another_basis(

@@ -16,7 +16,7 @@ from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, TaskVector, replacements
 from graphrebase.rebase.runs import complete
 from graphrebase.runtime import Session
-from graphrebase.runtime.verdict import Goal, Verdict, measure
+from graphrebase.runtime.verdict import Goal, Tally, measure
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -87,8 +87,8 @@ def judge(
     *,
     beside: Path | None = None,
     progress: Progress = silent,
-) -> dict[str, Verdict]:
-    """Return the verdict on every candidate of one task, from real inputs that none has seen.
+) -> dict[str, Tally]:
+    """Return what every candidate of one task lacks, on real inputs that none has seen.
 
     Args:
         candidates: results by name.
@@ -101,17 +101,13 @@ def judge(
         InputError: the probes do not fit, or onnxruntime refuses a model.
         VerificationError: a model does not run on the probes.
     """
-    found: dict[str, Verdict] = {}
+    found = {}
     with goal_of(next(iter(candidates.values())), beside) as goal:
         for number, (name, candidate) in enumerate(candidates.items()):
             progress("judging on held-out probes", number, len(candidates))
             with candidate.running(beside) as session:
-                found |= measure(goal, {name: session}, completed(goal, session, probes))
-    scores = {name: v.evidence for name, v in found.items() if v.evidence is not None}
-    return {
-        name: replace(v, rivals={n: s for n, s in scores.items() if n != name})
-        for name, v in found.items()
-    }
+                found[name] = measure(goal, session, completed(goal, session, probes))
+    return found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -79,88 +80,120 @@ class Goal:
 
 
 @dataclass(slots=True)
-class _Sums:
-    reference: float = 0.0
-    candidates: dict[str, float] = field(default_factory=dict)
-    agreed: float = 0.0
+class Tally:
+    """Sums over probes of what one candidate lacks; tallies of several sets can be added.
+
+    Attributes:
+        start: of KL(p || reference).
+        lost: of KL(p || candidate).
+        agreed: predictions that A_ft and p share; None with a new head.
+        samples: probes.
+        scored: predictions.
+        fault: why nothing can be measured; empty if all is well.
+    """
+
+    start: float = 0.0
+    lost: float = 0.0
+    agreed: float | None = 0.0
+    samples: int = 0
     scored: int = 0
+    fault: str = ""
+
+    def __add__(self, other: Tally) -> Tally:
+        """Return the sums over both sets of probes."""
+        agreed = None
+        if self.agreed is not None and other.agreed is not None:
+            agreed = self.agreed + other.agreed
+        return Tally(
+            self.start + other.start,
+            self.lost + other.lost,
+            agreed,
+            self.samples + other.samples,
+            self.scored + other.scored,
+            self.fault or other.fault,
+        )
+
+    @property
+    def evidence(self) -> float | None:
+        """E; None where it is not known or would say nothing."""
+        if self.fault or self.start <= NO_CHANGE * self.scored:
+            return None
+        return 1 - self.lost / self.start
 
 
-def measure(goal: Goal, candidates: Mapping[str, Session], probes: Arrays) -> dict[str, Verdict]:
-    """Return the verdict on every candidate.
+def conclude(tally: Tally, rivals: Mapping[str, Tally] = MappingProxyType({})) -> Verdict:
+    """Return the verdict on a candidate.
+
+    Args:
+        tally: of the candidate.
+        rivals: of what else was tried.
+    """
+    evidence = tally.evidence
+    if evidence is None:
+        nothing = "the fine-tuning changes nothing on the held-out probes"
+        return unverified(tally.fault or nothing)
+    agreement = None if tally.agreed is None else tally.agreed / tally.scored
+    scores = {name: other.evidence for name, other in rivals.items()}
+    return Verdict(
+        judged(evidence),
+        f"measured without labels on {tally.samples} held-out probes",
+        evidence,
+        agreement,
+        agreement is not None and agreement < DOUBTFUL_AGREEMENT,
+        tally.samples,
+        tally.scored,
+        {name: score for name, score in scores.items() if score is not None},
+    )
+
+
+def measure(goal: Goal, candidate: Session, probes: Arrays) -> Tally:
+    """Return what a candidate lacks.
 
     Args:
         goal: the models that say what is wanted.
-        candidates: models to judge, by name.
+        candidate: the model to judge.
         probes: real inputs that no step has seen, axis 0 the samples, for all models alike.
 
     Raises:
         InputError: the probes do not fit a model.
         VerificationError: a model does not run on them.
     """
-    sums = _Sums(candidates=dict.fromkeys(candidates, 0.0))
+    tally = Tally(agreed=None if goal.base is None else 0.0)
     samples = min(len(array) for array in probes.values())
     size = fixed_batch(goal.finetuned) or min(_BATCH, samples)
     for start in range(0, samples, size):
-        stop = min(start + size, samples)
-        problem = _count(goal, candidates, probes, start, stop, size, sums)
-        if problem:
-            return dict.fromkeys(candidates, unverified(problem))
-    if sums.reference < NO_CHANGE * sums.scored:
-        nothing = unverified("the fine-tuning changes nothing on the held-out probes")
-        return dict.fromkeys(candidates, nothing)
-    return {name: _verdict(name, goal, sums, samples) for name in candidates}
-
-
-def _verdict(name: str, goal: Goal, sums: _Sums, samples: int) -> Verdict:
-    scores = {n: 1 - total / sums.reference for n, total in sums.candidates.items()}
-    own = scores.pop(name)
-    agreement = sums.agreed / sums.scored if goal.base is not None else None
-    return Verdict(
-        judged(own),
-        f"measured without labels on {samples} held-out probes",
-        own,
-        agreement,
-        agreement is not None and agreement < DOUBTFUL_AGREEMENT,
-        samples,
-        sums.scored,
-        scores,
-    )
+        tally += _count(goal, candidate, probes, start, min(start + size, samples), size)
+        if tally.fault:
+            break
+    return tally
 
 
 def _count(
-    goal: Goal,
-    candidates: Mapping[str, Session],
-    probes: Arrays,
-    start: int,
-    stop: int,
-    size: int,
-    sums: _Sums,
-) -> str | None:
-    """Add the divergences of a mini-batch; returns why that is not possible."""
+    goal: Goal, candidate: Session, probes: Arrays, start: int, stop: int, size: int
+) -> Tally:
+    """Return the sums over a mini-batch."""
 
     def scores(session: Session) -> np.ndarray | None:
         inputs = {name: probes[name] for name in session.inputs if name in probes}
         return class_scores(session, predict(session, inputs, start, stop, size))
 
-    tuned, reference = scores(goal.finetuned), scores(goal.reference)
-    base = None if goal.base is None else scores(goal.base)
-    found = {name: scores(session) for name, session in candidates.items()}
-    everything = [tuned, reference, *found.values(), *([base] if goal.base else [])]
-    if tuned is None or reference is None or any(x is None for x in everything):
-        return "the models' outputs are not class scores"
-    if len({x.shape for x in everything if x is not None}) > 1:
-        return "the models' outputs have different shapes"
+    tuned, reference, new = (scores(s) for s in (goal.finetuned, goal.reference, candidate))
+    base = reference if goal.base is None else scores(goal.base)
+    if tuned is None or reference is None or new is None or base is None:
+        return Tally(fault="the models' outputs are not class scores")
+    if len({x.shape for x in (tuned, reference, new, base)}) > 1:
+        return Tally(fault="the models' outputs have different shapes")
     rows = _counted(probes, start, stop, tuned.shape[:-1])
-    wanted = tuned if base is None else reference + tuned - base
-    log_p = _log_softmax(wanted[rows])
-    sums.reference += _divergence(log_p, reference[rows])
-    for name, values in found.items():
-        assert values is not None
-        sums.candidates[name] += _divergence(log_p, values[rows])
-    sums.agreed += float((log_p.argmax(-1) == tuned[rows].argmax(-1)).sum())
-    sums.scored += len(log_p)
-    return None
+    # without a base, the reference stands in for it and cancels out: p = softmax(A_ft)
+    log_p = _log_softmax((reference + tuned - base)[rows])
+    agreed = float((log_p.argmax(-1) == tuned[rows].argmax(-1)).sum())
+    return Tally(
+        _divergence(log_p, reference[rows]),
+        _divergence(log_p, new[rows]),
+        None if goal.base is None else agreed,
+        stop - start,
+        len(log_p),
+    )
 
 
 def class_scores(session: Session, values: np.ndarray) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,13 +60,13 @@ def test_relatives_are_worth_deploying_and_provenance_says_so(
 def test_control_plain_addition_on_strangers_is_not(strangers: Models) -> None:
     result = rebase(*strangers, None, settings(strangers, method="naive"))
     assert result.verdict.evidence is not None and result.verdict.evidence < 0.5
-    assert (result.verdict.samples, result.verdict.scored) == (16, 16)
+    assert (result.verdict.samples, result.verdict.scored) == (48, 48)
 
 
 def test_a_fit_is_judged_then_made_again_on_all_probes(strangers: Models) -> None:
     result = rebase(*strangers, None, settings(strangers, method="fit"))
     assert result.probes is not None
-    assert (result.probes.task, result.probes.held_out, result.probes.refitted) == (48, 16, True)
+    assert (result.probes.task, result.probes.held_out, result.probes.refitted) == (48, 48, True)
     assert set(result.verdict.rivals) == {"naive"}
 
 
@@ -80,15 +81,15 @@ def test_too_few_probes_are_not_judged_but_all_used(strangers: Models) -> None:
 def test_auto_keeps_what_the_evidence_prefers(
     shift: float, method: str, strangers: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     room = sys.modules["graphrebase.rebase.prepare"]
     plain = room.judge  # type: ignore[attr-defined]
 
     def biased(candidates: Mapping[str, Candidate], *rest: Any, **options: Any) -> Any:
         found = plain(candidates, *rest, **options)
-        own = found["fit"].evidence
-        return {**found, "naive": replace(found["naive"], evidence=own + shift)}
+        if "fit" not in candidates:
+            return found
+        own = found["fit"]
+        return {**found, "naive": replace(own, lost=own.lost - shift * own.start)}
 
     monkeypatch.setattr(room, "judge", biased)
     found = prepare(*strangers, settings(strangers))
@@ -96,6 +97,13 @@ def test_auto_keeps_what_the_evidence_prefers(
     assert ("plain addition does better" in found.task.why) == (method == "naive")
     asked = prepare(*strangers, settings(strangers, method="fit"))
     assert asked.alignment.method == "fit"
+
+
+def test_a_large_model_is_fitted_once(strangers: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["graphrebase.rebase.prepare"], "CHEAP", 1.0)
+    result = rebase(*strangers, None, settings(strangers, method="fit"))
+    assert result.probes is not None
+    assert (result.probes.task, result.probes.held_out, result.probes.refitted) == (32, 16, False)
 
 
 def test_an_output_that_exists_is_refused_before_any_work(

@@ -7,7 +7,7 @@ import pytest
 from runtime.runtime_models import linear
 
 from graphrebase.runtime import Session
-from graphrebase.runtime.verdict import Goal, Verdict, judged, measure
+from graphrebase.runtime.verdict import Goal, Verdict, conclude, judged, measure
 
 RNG = np.random.default_rng(0)
 BASE, TARGET = RNG.standard_normal((2, 4, 5))
@@ -27,7 +27,7 @@ def verdict(
         opened(TARGET, output=output),
         None if new_head else opened(BASE, output=output),
     )
-    return measure(goal, {"it": opened(weight, output=output)}, X)["it"]
+    return conclude(measure(goal, opened(weight, output=output), X))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -45,6 +45,18 @@ def test_evidence_is_that_of_the_definition() -> None:
     chosen = (x @ TUNED).argmax(-1) == (x @ (TARGET + TUNED - BASE)).argmax(-1)
     assert found.agreement == pytest.approx(chosen.mean())
     assert found.samples == found.scored == 40
+
+
+def test_law_tallies_of_parts_add_up() -> None:
+    goal = Goal(opened(TUNED), opened(TARGET), opened(BASE))
+    new = opened(TARGET + 0.3 * (TUNED - BASE))
+    whole, one, two = (measure(goal, new, {"x": X["x"][part]}) for part in (
+        slice(0, 40), slice(0, 25), slice(25, 40)))  # fmt: skip
+    total = one + two
+    assert (total.samples, total.scored, total.agreed) == (40, 40, whole.agreed)
+    assert total.evidence == pytest.approx(whole.evidence)
+    assert one.evidence != pytest.approx(whole.evidence)
+    assert conclude(one, {"two": two}).rivals == {"two": two.evidence}
 
 
 def test_the_ends_of_the_scale() -> None:
@@ -73,7 +85,7 @@ def test_loss_may_recover_without_accuracy() -> None:
     other = BASE + 0.05 * (TUNED - BASE)
     loud = 20 * TARGET  # B's own opinion outweighs what fine-tuning adds
     goal = Goal(opened(other), opened(loud), opened(BASE))
-    found = measure(goal, {"it": opened(loud + other - BASE)}, X)["it"]
+    found = conclude(measure(goal, opened(loud + other - BASE), X))
     assert found.evidence == pytest.approx(1, abs=1e-4)
     assert found.loss_only
     assert not verdict(TARGET + TUNED - BASE, tuned=BASE + 20 * (TUNED - BASE)).loss_only
@@ -101,13 +113,13 @@ def test_masked_positions_do_not_count() -> None:
 
     goal = Goal(tokens(TUNED), tokens(TARGET), tokens(BASE))
     probes = {"x": X["x"].reshape(8, 5, 4), "attention_mask": np.ones((8, 5), np.int64)}
-    new = {"it": tokens(TARGET + 0.3 * (TUNED - BASE))}
-    whole = measure(goal, new, probes)["it"]
+    new = tokens(TARGET + 0.3 * (TUNED - BASE))
+    whole = measure(goal, new, probes)
     assert whole.scored == 40 and whole.evidence == pytest.approx(
         verdict(TARGET + 0.3 * (TUNED - BASE)).evidence, abs=1e-6
     )
     probes["attention_mask"][:, 3:] = 0
-    part = measure(goal, new, probes)["it"]
+    part = measure(goal, new, probes)
     assert part.scored == 24
     assert part.evidence != pytest.approx(whole.evidence, abs=1e-6)
 
@@ -127,7 +139,7 @@ def test_what_says_nothing_is_unverified(weight: np.ndarray, output: str, fault:
 
 def test_a_regression_and_an_idle_finetuning_are_unverified() -> None:
     one = [opened(w[:, :1]) for w in (TUNED, TARGET, BASE)]
-    single = measure(Goal(*one), {"it": one[1]}, X)["it"]
+    single = conclude(measure(Goal(*one), one[1], X))
     assert (single.verdict, single.evidence) == ("unverified", None)
     idle = verdict(TARGET, tuned=BASE)
     assert idle.evidence is None and "changes nothing" in idle.reason
