@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graphrebase.align.body import FloatArray
 
 Role = Literal["base", "finetuned", "target"]
@@ -25,6 +28,8 @@ class Activations(Protocol):
     ) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Yield what one MLP of B does with some of B's roles changed.
 
+        MLPs are asked for in their order: what was changed below a layer stays as it is.
+
         Args:
             layer: name of the MLP.
             changes: new arrays by role.
@@ -42,4 +47,12 @@ class Activations(Protocol):
             kept: which probes.
             last: for the last block, where tokens that no head reads count less.
         """
+        ...
+
+    def read_rows(self, *, kept: bool) -> Iterator[NDArray[np.int64]]:
+        """Yield which tokens of a mini-batch a head reads; all of them if it reads every one."""
+        ...
+
+    def logits(self, model: Role) -> FloatArray | None:
+        """Return the logits of the first mini-batch, (rows read, C); None if there are none."""
         ...

@@ -36,8 +36,6 @@ MEAN_WEIGHT = 1e-3
 """Weight of the direction of ones, which centred evidence leaves open."""
 
 Maps = dict[str, MapArray]
-Evidence = Mapping[str, FloatArray]
-"""Extra evidence (D, D) per residual point, rows B, columns A."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +48,7 @@ class Pair:
 
 
 def find_anchored(
-    body: Body,
-    read_a: Read,
-    read_b: Read,
-    *,
-    rounds: int = ROUNDS,
-    extra: Evidence | None = None,
+    body: Body, read_a: Read, read_b: Read, *, rounds: int = ROUNDS
 ) -> tuple[Maps, Details]:
     """Return the map of every space of a body, and how well the moved A fits B.
 
@@ -64,7 +57,6 @@ def find_anchored(
         read_a: A's roles.
         read_b: B's roles.
         rounds: alternations of matching and rotation.
-        extra: more evidence per residual point (activations), from which the rotation starts.
 
     Raises:
         MismatchError: a model lacks a role of the body.
@@ -72,14 +64,21 @@ def find_anchored(
     pair = Pair(body, fold_body(body, read_a), fold_body(body, read_b))
     maps: Maps = {}
     for tower in body.towers:
-        anchors = _anchors(tower, pair, read_a, read_b)
-        maps.update(align_tower(pair, tower, anchors, rounds=rounds, extra=extra))
-    maps.update(_match_hidden(pair, maps, read_a, read_b))
+        anchors = find_anchors(tower, pair, read_a, read_b)
+        maps.update(align_tower(pair, tower, anchors, rounds=rounds))
+    maps.update(match_hidden(pair, maps, read_a, read_b))
     return maps, _measured(pair, maps, rounds)
 
 
-def _match_hidden(pair: Pair, maps: Maps, read_a: Read, read_b: Read) -> Maps:
-    """Match the units inside heads of several layers, such as a pooler's."""
+def match_hidden(pair: Pair, maps: Mapping[str, MapArray], read_a: Read, read_b: Read) -> Maps:
+    """Match the units inside heads of several layers, such as a pooler's.
+
+    Args:
+        pair: folded heads of both models.
+        maps: of the last points.
+        read_a: A's roles.
+        read_b: B's roles.
+    """
     found: Maps = {}
     for name, readers in pair.body.hidden.items():
         total = np.zeros((pair.body.width(name),) * 2)
@@ -102,7 +101,8 @@ class Anchors:
     last: FloatArray
 
 
-def _anchors(tower: Tower, pair: Pair, read_a: Read, read_b: Read) -> Anchors:
+def find_anchors(tower: Tower, pair: Pair, read_a: Read, read_b: Read) -> Anchors:
+    """Return what the ends of a stream say, from embeddings, and heads folded in `pair`."""
     width = pair.body.width(tower.points[0])
     ends = []
     for a, b in (
@@ -119,7 +119,6 @@ def align_tower(
     anchors: Anchors,
     *,
     rounds: int,
-    extra: Evidence | None = None,
 ) -> Maps:
     """Return the maps of one residual stream.
 
@@ -128,14 +127,11 @@ def align_tower(
         tower: the stream.
         anchors: evidence of its ends.
         rounds: alternations.
-        extra: more evidence per point (activations), from which the rotation then starts.
     """
     width = pair.body.width(tower.points[0])
     tie = np.full((width, width), MEAN_WEIGHT / width) if tower.centred else 0.0
     start = polar(anchors.first + anchors.last + tie)
     maps: Maps = {point: start for point in tower.points}
-    if extra is not None:
-        maps.update({p: polar(extra[p] + tie) for p in tower.points if p in extra})
     for _ in range(rounds):
         evidence = {point: np.zeros((width, width)) for point in tower.points}
         for layer in tower.layers:
@@ -149,8 +145,6 @@ def align_tower(
             total = 2 * (1 - depth) * anchors.first + 2 * depth * anchors.last + tie
             for other, near in enumerate(tower.points):
                 total = total + DECAY ** abs(other - place) * evidence[near]
-            if extra is not None and point in extra:
-                total = total + extra[point]
             maps[point] = polar(total)
     return maps
 

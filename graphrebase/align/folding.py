@@ -114,6 +114,11 @@ def fold_body(body: Body, read: Read) -> dict[str, Folded]:
     return {stem: fold(linear, read) for stem, linear in body.linears.items()}
 
 
+def fold_heads(body: Body, read: Read) -> dict[str, Folded]:
+    """Return the heads of a body in folded form, by stem."""
+    return {head.stem: fold(head, read) for tower in body.towers for head in tower.heads}
+
+
 def input_anchors(inputs: Inputs, read: Read, *, centred: bool) -> FloatArray:
     """Return the input-side anchor rows of a model, (rows, D), of Frobenius norm one.
 

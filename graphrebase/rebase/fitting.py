@@ -12,7 +12,8 @@ import numpy as np
 from graphrebase.align import Alignment, Details
 from graphrebase.align.activations import Role
 from graphrebase.align.body import FloatArray, MlpLayer
-from graphrebase.align.fit import FitOptions, find_fit
+from graphrebase.align.fit import find_fit
+from graphrebase.align.recipe import FitOptions, Models
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import Reader, build_body
 from graphrebase.rebase.folded import FittedMove, folded_move
@@ -24,7 +25,6 @@ from graphrebase.runtime.probes import SECONDS
 from graphrebase.structure import Structure
 
 LOG = logging.getLogger(__name__)
-GENERATED_EVIDENCE = 3.0
 GENERATED_IMAGE_KEEP = 0.1
 Arrays = Mapping[str, np.ndarray]
 
@@ -87,14 +87,13 @@ def fit_models(
     empty = folded_move(base, finetuned, target, Alignment({}, "fit"), body)
     fitted = find_fit(
         body,
-        Reader(base),
-        Reader(finetuned),
-        Reader(target),
+        Models(Reader(base), Reader(finetuned), Reader(target)),
         watched,
         probing.options,
         head_changes,
         empty.tied,
     )
+    watched.finish()
     moved = replace(empty, alignment=Alignment(fitted.maps, "fit"))
     return FittedMove(fitted.changes, moved), fitted.details
 
@@ -152,8 +151,6 @@ def _find_probes(
     made = generate(base, finetuned, target, graph, seed=seed, note=notes.append)
     seconds, note = time.perf_counter() - began, "; ".join(notes)
     LOG.info("probes: %s, in %.0f s", note, seconds)
-    if task is None:
-        options = replace(options, evidence=GENERATED_EVIDENCE)
     if keep is None and made.kind == "image":
         options = replace(options, keep=GENERATED_IMAGE_KEEP)
     generated = frozenset(n for n, x in (("task", task), ("keep", keep)) if x is None)

@@ -1,11 +1,18 @@
-"""Activations for `fit`: three models on probes, their hidden states exposed as outputs."""
+"""Activations for `fit`: three models on probes, their hidden states exposed as outputs.
+
+The updated B runs block by block: a session of one block starts from the stream that the block
+before it left, kept in a temporary folder.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphrebase.align.activations import Role
 from graphrebase.align.body import Body, FloatArray, MlpLayer
@@ -74,6 +81,10 @@ class Runs:
             raise InputError("there are no probes", hint="give at least one sample per input")
         self._layouts = {k: self._find_layout(body, k) for k, data in self._data.items() if data}
         self._token = _head_token(models["finetuned"])
+        self._folder = tempfile.TemporaryDirectory(prefix="graphrebase-")
+        mlps = [(n, x) for n, t in enumerate(body.towers) for x in t.layers]
+        self._towers = {x.name: n for n, x in mlps if isinstance(x, MlpLayer)}
+        self._order = list(self._towers)
 
     def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
         """Yield the residual stream at every point, (tokens, D), per mini-batch."""
@@ -86,12 +97,52 @@ class Runs:
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
     ) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Yield the input of an MLP's second layer and the stream after it, in a changed B."""
+        place = self._order.index(layer)
         hidden, after = self._layers[layer]
+        starts, settled = self._starts(place), self._settled(place)
         structure = self._models["target"]
-        session = exposed(structure.model, [hidden, after], stored_weights(structure, changes))
-        for inputs, _ in self._batches(kept):
-            found = session.run(_fitting(session, inputs))
+        wanted = list(dict.fromkeys([hidden, after, *settled]))
+        given = {value: self._types[value] for value in starts}
+        weights = stored_weights(structure, changes)
+        session = exposed(structure.model, wanted, weights, given=given)
+        for number, (inputs, _) in enumerate(self._batches(kept)):
+            feed = inputs | {v: np.load(self._file(p, number, kept)) for v, p in starts.items()}
+            found = session.run(_fitting(session, feed))
+            for value, done in settled.items():
+                np.save(self._file(done, number, kept), found[value])
             yield _rows(found[hidden]), _rows(found[after])
+
+    def _starts(self, place: int) -> dict[str, int]:
+        """Return the streams that the block can start from, one per tower, and their MLPs."""
+        latest = {self._towers[name]: p for p, name in enumerate(self._order[: max(place - 1, 0)])}
+        return {self._layers[self._order[p]][1]: p for p in latest.values()}
+
+    def _settled(self, place: int) -> dict[str, int]:
+        """Return the stream after the MLP before, which has its final weights only now."""
+        return {self._layers[self._order[place - 1]][1]: place - 1} if place else {}
+
+    def _file(self, place: int, number: int, kept: bool) -> Path:
+        return Path(self._folder.name) / f"{place}.{number}.{int(kept)}.npy"
+
+    def read_rows(self, *, kept: bool) -> Iterator[NDArray[np.int64]]:
+        """Yield the tokens that a head reads."""
+        for _, valid in self._batches(kept):
+            layout = self._layouts[kept]
+            samples = valid if self._partial else layout.samples
+            table = np.zeros((samples, layout.tokens))
+            table[:valid, slice(None) if self._token is None else self._token] = 1.0
+            found = Layout(samples, layout.tokens, layout.sequence_first).rows(table)
+            yield np.flatnonzero(found)
+
+    def logits(self, model: Role) -> FloatArray | None:
+        """Return the logits of the first mini-batch."""
+        session = Session(self._models[model].model.path)
+        inputs, valid = next(self._batches(False))
+        name = "logits" if "logits" in session.outputs else session.outputs[0]
+        found = session.run(_fitting(session, inputs), outputs=[name])[name]
+        if found.ndim < 2 or found.dtype.kind != "f":
+            return None
+        return _rows(found if self._layouts[False].sequence_first else found[:valid])
 
     def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
         """Yield the weight of every token: 0 for padding, less for what no head reads."""
@@ -140,6 +191,8 @@ class Runs:
         for role, session in self._sessions.items():
             found = session.run(_fitting(session, inputs))
             shapes[role] = found[self._values[role][point]].shape
+            if role == "target":
+                self._types = {name: array.dtype for name, array in found.items()}
         if len({s[:-1] for s in shapes.values()}) > 1:
             raise MismatchError(
                 f"hidden states have different layouts: {sorted(set(shapes.values()))}",

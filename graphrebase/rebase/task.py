@@ -173,22 +173,29 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
     choice = _choose(build_problem(base, target, case.pairing), settings)
     if choice.method == "fit":
         return _fit(case, choice, case.probes.get())
-    case.progress(f"aligning ({choice.method})", 0, 0)
-    found = _align(base, target, case.pairing, settings, choice)
     if settings.method == "auto" and choice.method == "anchored":
-        if found.details is not None and found.details.lineage == "permuted":
-            found, why = _same_in_another_basis(base, target, case.pairing, settings, found)
-            return Task(found, why, _task_vector(case, found), choice.known)
         try:
             choice = _fit_if_it_runs(case.structures, settings, choice)
             if choice.method == "fit":
-                return _fit(case, choice, case.probes.get())
+                task = _fit(case, choice, case.probes.get())
+                if not _is_permuted(task.alignment):
+                    return task
+                choice = replace(choice, method="anchored")
         except (UsageError, InputError, MismatchError, VerificationError) as error:
             if settings.probes is not None or settings.keep_data is not None:
                 raise
             why = f"{choice.why}; fit was not possible: {error.message}"
             choice = replace(choice, method="anchored", why=why)
-    return Task(found, choice.why, _task_vector(case, found), choice.known)
+    case.progress(f"aligning ({choice.method})", 0, 0)
+    found, why = _align(base, target, case.pairing, settings, choice), choice.why
+    if settings.method == "auto" and _is_permuted(found):
+        found, why = _same_in_another_basis(base, target, case.pairing, settings, found)
+    return Task(found, why, _task_vector(case, found), choice.known)
+
+
+def _is_permuted(found: Alignment) -> bool:
+    """Return whether B is A in another basis."""
+    return found.details is not None and found.details.lineage == "permuted"
 
 
 def naive_task(case: Case) -> Task | None:

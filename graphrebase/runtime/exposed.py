@@ -1,13 +1,16 @@
-"""Intermediate values of a model as outputs, in memory: the file stays as it is."""
+"""Intermediate values of a model as inputs and outputs, in memory: the file stays as it is.
+
+Only the nodes between them, and the weights these read, are loaded: a session of one block of a
+large model needs one block's memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from graphrebase.errors import InputError
 from graphrebase.io import Model
@@ -18,53 +21,106 @@ LIMIT = 2**31 - 1
 
 
 def exposed(
-    model: Model, values: Sequence[str], weights: Mapping[str, np.ndarray] | None = None
+    model: Model,
+    values: Sequence[str],
+    weights: Mapping[str, np.ndarray] | None = None,
+    *,
+    given: Mapping[str, np.dtype] | None = None,
 ) -> Session:
-    """Return a session whose outputs are the given values; nodes after them do not run.
+    """Return a session whose outputs are the given values.
 
     Args:
         model: the model.
         values: names of values of its main graph.
         weights: new values of some of its constants, by name.
+        given: values of the main graph that become inputs, and their types; what leads to them
+            is not loaded.
 
     Raises:
-        InputError: the model cannot be loaded whole, or onnxruntime refuses it.
+        InputError: the part cannot be loaded whole, or onnxruntime refuses it.
     """
-    proto = _load(model.path)
-    for name, array in (weights or {}).items():
-        _replace(proto, name, array)
-    kept = {output.name: output for output in proto.graph.output}
-    outputs = [kept.get(name) or helper.make_empty_tensor_value_info(name) for name in values]
-    del proto.graph.output[:]
-    proto.graph.output.extend(outputs)
-    if proto.ByteSize() > LIMIT:
-        raise InputError(
-            "the model is too large to look inside it",
-            where=str(model.path),
-            hint="use --method anchored, which needs no activations",
-        )
-    return Session(proto.SerializeToString())
+    weights, given = weights or {}, given or {}
+    unknown = sorted(set(weights) - set(model.tensors))
+    if unknown:
+        raise InputError(f"the model has no constant '{unknown[0]}'")
+    whole = model.proto.graph
+    nodes, names = _needed(whole, values, set(given))
+    part = onnx.ModelProto()
+    part.CopyFrom(_shell(model.proto))
+    part.graph.node.extend(nodes)
+    part.graph.input.extend(v for v in whole.input if v.name in names and v.name not in given)
+    part.graph.input.extend(
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)
+        for name, dtype in given.items()
+    )
+    kept = {output.name: output for output in whole.output}
+    part.graph.output.extend(
+        kept.get(name) or helper.make_empty_tensor_value_info(name) for name in values
+    )
+    constants = {node.output[0]: node for node in part.graph.node if node.op_type == "Constant"}
+    part.graph.sparse_initializer.extend(
+        x for x in whole.sparse_initializer if x.values.name in names
+    )
+    initializers = {x.name for x in whole.initializer}
+    size = 0
+    for name in sorted(names & (set(model.tensors) | initializers)):
+        tensor = _tensor(model, name, weights)
+        size += tensor.ByteSize()
+        if size > LIMIT:
+            raise InputError(
+                "the model is too large to look inside it",
+                where=str(model.path),
+                hint="use --method anchored, which needs no activations",
+            )
+        if name in constants:
+            constants[name].attribute[0].t.CopyFrom(tensor)
+        else:
+            part.graph.initializer.append(tensor)
+    return Session(part.SerializeToString())
 
 
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(str(path))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(f"cannot load the model: {error}", where=str(path)) from None
+def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without its graph: opsets, functions and the like."""
+    shell = onnx.ModelProto(ir_version=proto.ir_version, producer_name=proto.producer_name)
+    shell.opset_import.extend(proto.opset_import)
+    shell.functions.extend(proto.functions)
+    shell.graph.name = proto.graph.name or "part"
+    return shell
 
 
-def _replace(proto: onnx.ModelProto, name: str, array: np.ndarray) -> None:
-    for tensor in proto.graph.initializer:
-        if tensor.name == name:
-            _overwrite(tensor, array)
-            return
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.output[0] == name:
-            _overwrite(node.attribute[0].t, array)
-            return
-    raise InputError(f"the model has no constant '{name}'")
+def _needed(
+    graph: onnx.GraphProto, values: Sequence[str], given: set[str]
+) -> tuple[list[onnx.NodeProto], set[str]]:
+    """Return the nodes that the values need, in their order, and every name they read."""
+    producers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    chosen: set[int] = set()
+    names, pending = set(values), [name for name in values if name not in given]
+    while pending:
+        place = producers.get(pending.pop())
+        if place is None or place in chosen:
+            continue
+        chosen.add(place)
+        for name in _reads(graph.node[place]):
+            if name and name not in names:
+                names.add(name)
+                if name not in given:
+                    pending.append(name)
+    names.update(name for i in chosen for name in graph.node[i].output)
+    return [graph.node[i] for i in sorted(chosen)], names
 
 
-def _overwrite(tensor: TensorProto, array: np.ndarray) -> None:
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    tensor.CopyFrom(numpy_helper.from_array(np.asarray(array, dtype), tensor.name))
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield what a node reads, also inside its subgraphs (names of their own are harmless)."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _reads(inner)
+            yield from (output.name for output in graph.output)
+
+
+def _tensor(model: Model, name: str, weights: Mapping[str, np.ndarray]) -> onnx.TensorProto:
+    reference = model.tensors[name]
+    array = weights.get(name)
+    array = reference.load() if array is None else np.asarray(array, reference.dtype)
+    return numpy_helper.from_array(array, name)

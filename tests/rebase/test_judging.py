@@ -127,8 +127,9 @@ def test_progress_of_a_fit_rises_to_its_end(strangers: Models) -> None:
             steps.append((done, of))
 
     rebase(*strangers, None, settings(strangers, "few", method="fit"), progress=note)
-    assert steps[-1][0] == steps[-1][1] == len(steps)
-    assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
+    done = [count for count, _ in steps]
+    assert done == sorted(done) and len(set(of for _, of in steps)) == 1
+    assert done[-1] == steps[-1][1] and done[-2] >= 0.8 * done[-1]  # not by a leap at the end
 
 
 def test_scale_is_chosen_after_the_fit(strangers: Models, tmp_path: Path) -> None:
