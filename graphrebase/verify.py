@@ -1,4 +1,4 @@
-"""Proof: permuted models compute the same, structures are untouched, labels are predicted."""
+"""Proof: permuted models compute the same, structures are untouched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from graphrebase.align import check_models
 from graphrebase.align import load as load_alignment
-from graphrebase.errors import InputError, MismatchError, VerificationError
+from graphrebase.errors import MismatchError, VerificationError
 from graphrebase.graph import Graph, build_graph
 from graphrebase.io import Model, check_target, read_model, structure_difference
 from graphrebase.rebase.basis import Basis, aligned_basis, random_basis, write_basis
@@ -20,7 +20,6 @@ from graphrebase.runtime import (
     Session,
     cast_inputs,
     equivalent,
-    evaluate,
     load_npz,
     model_tolerance,
     split_labels,
@@ -166,28 +165,3 @@ def verify_structure(model: Path, other: Path) -> dict[str, Any]:
         "passed": not differences,
         "differences": differences,
     }
-
-
-def evaluate_models(models: Sequence[Path], data: Path) -> dict[str, Any]:
-    """Measure every model on labelled data.
-
-    Raises:
-        InputError: the data does not fit the models or has no labels.
-    """
-    inputs, labels = split_labels(load_npz(data))
-    if labels is None:
-        raise InputError(
-            "the data has no labels", where=str(data), hint="add an array named 'label'"
-        )
-    rows = []
-    for path in models:
-        scores = evaluate(Session(path), inputs, labels)
-        rows.append(
-            {
-                "model": str(path),
-                "cross_entropy": scores.cross_entropy,
-                "accuracy": scores.accuracy,
-                "samples": scores.samples,
-            }
-        )
-    return {"data": str(data), "models": rows}

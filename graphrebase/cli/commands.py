@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graphrebase.cli.progress import shown
 from graphrebase.errors import UsageError, VerificationError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -79,10 +80,11 @@ def rebase(
     settings = Settings(method, alpha, residual, intra, template, device, seed, probes, keep_data)
     extra = [p for p in (report, save_alignment) if p]
     _check_outputs(extra, force, [base, finetuned, target], also=output)
-    result = run(
-        base, finetuned, target, None if dry_run else output, settings,
-        alignment=alignment, force=force,
-    )  # fmt: skip
+    with shown() as progress:
+        result = run(
+            base, finetuned, target, None if dry_run else output, settings,
+            alignment=alignment, force=force, progress=progress,
+        )  # fmt: skip
     if save_alignment is not None:
         save(result.alignment, save_alignment, force=force)
     data = reports.rebase_data(result)
@@ -192,15 +194,88 @@ def verify(
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL..", help="ONNX files.")],
     data: Annotated[Path, typer.Option("--data", help="npz: one array per input, and 'label'.")],
+    models: Annotated[
+        list[Path] | None, typer.Argument(metavar="[MODEL..]", help="ONNX files.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to show, repeatable: accuracy, cross-entropy, perplexity, top-5, f1-macro, "
+            "mean-squared-error or mean-absolute-error."
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="A: with the next two, sweep over alpha.")
+    ] = None,
+    finetuned: Annotated[Path | None, typer.Option("--finetuned", help="A_ft.")] = None,
+    target: Annotated[Path | None, typer.Option("--target", help="B.")] = None,
+    target_finetuned: Annotated[
+        Path | None,
+        typer.Option("--target-finetuned", help="B fine-tuned on the task: the upper bound."),
+    ] = None,
+    alphas: Annotated[
+        str, typer.Option(help="Scales of the task vector.")
+    ] = "0,0.25,0.5,0.75,1,1.25",
+    method: Annotated[
+        str, typer.Option(help="auto, fit, anchored, transfusion or naive.")
+    ] = "auto",
+    residual: Residual = "per-point",
+    intra: Intra = "split",
+    alignment: Annotated[
+        Path | None, typer.Option("--alignment", help="A stored alignment of base and target.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="Whose graph the results have: finetuned or target.")
+    ] = "finetuned",
+    probes: Annotated[
+        Path | None, typer.Option("--probes", help="npz of unlabelled inputs of the task (fit).")
+    ] = None,
+    keep_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep-data",
+            help="npz of the target's own domain, with labels: forgetting is measured on it, "
+            "nothing is fitted on it.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Measure cross-entropy and accuracy on labelled data, side by side."""
+    """Measure models on labelled data, side by side; or a rebase at every alpha."""
     from graphrebase import report as reports
-    from graphrebase.verify import evaluate_models
+    from graphrebase.evaluation import Release, evaluate_models, evaluate_sweep
+    from graphrebase.rebase import Settings
 
-    _show(evaluate_models(models, data), json, reports.evaluate_tables)
+    metrics = tuple(metric or ())
+    with shown() as progress:
+        if base is None and finetuned is None and target is None:
+            if not models:
+                raise UsageError(
+                    "no model to evaluate",
+                    hint="give model files, or --base, --finetuned and --target for a sweep",
+                )
+            if target_finetuned is not None:
+                models = [*models, target_finetuned]
+            result = evaluate_models(
+                models, data, keep_data=keep_data, metrics=metrics, progress=progress
+            )
+        elif base is None or finetuned is None or target is None:
+            raise UsageError("a sweep needs all of --base, --finetuned and --target")
+        else:
+            result = evaluate_sweep(
+                Release(base, finetuned, target, target_finetuned),
+                data,
+                Settings(method, 1.0, residual, intra, template, device, seed, probes),
+                alphas=_numbers(alphas),
+                others=models or (),
+                keep_data=keep_data,
+                alignment=alignment,
+                metrics=metrics,
+                progress=progress,
+            )
+    _show(result, json, reports.evaluate_tables)
 
 
 def demo(
@@ -214,6 +289,13 @@ def demo(
     from graphrebase.demo import run_demo
 
     _show(run_demo(keep), json, reports.demo_tables)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"'{text}' is no list of numbers", hint="for example 0.5,1") from None
 
 
 def _kinds(free: str) -> tuple[str, ...]:

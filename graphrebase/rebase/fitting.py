@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from graphrebase.align import Alignment, Details
-from graphrebase.align.body import FloatArray
+from graphrebase.align.activations import Role
+from graphrebase.align.body import FloatArray, MlpLayer
 from graphrebase.align.fit import find_fit
 from graphrebase.align.recipe import FitOptions, Models
+from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import Reader, build_body
 from graphrebase.rebase.folded import FittedMove, folded_move
+from graphrebase.rebase.given import Given
 from graphrebase.rebase.runs import Runs
-from graphrebase.runtime import Session, generate, load_npz, probe_kind, split_labels
+from graphrebase.rebase.watched import Watched
+from graphrebase.runtime import Session, generate, probe_kind
+from graphrebase.runtime.probes import SECONDS
 from graphrebase.structure import Structure
 
 LOG = logging.getLogger(__name__)
@@ -24,24 +29,48 @@ GENERATED_IMAGE_KEEP = 0.1
 Arrays = Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """Inputs that a fit looks at.
+
+    Attributes:
+        task: unlabelled inputs of the task.
+        keep: inputs of B's own domain, where it must stay as it is.
+        options: how to fit on them.
+        kind: ``text``, ``image`` or ``other``, where any were generated; else empty.
+        generated: which of ``task`` and ``keep`` were generated.
+        note: how that was done.
+        seconds: time that it took.
+    """
+
+    task: Arrays
+    keep: Arrays
+    options: FitOptions
+    kind: str = ""
+    generated: frozenset[str] = frozenset()
+    note: str = ""
+    seconds: float = 0.0
+
+
 def fit_models(
-    structures: Mapping[str, Structure], probes: Path | None, keep: Path | None, seed: int
+    structures: Mapping[str, Structure], probing: Probing, progress: Progress = silent
 ) -> tuple[FittedMove, Details]:
     """Return the changes of B with the maps they rest on, and how well these fit.
 
     Args:
         structures: of base, finetuned and target.
-        probes: npz of unlabelled inputs of the task; None to generate them.
-        keep: npz of inputs of B's own domain; None to generate them.
-        seed: of everything random.
+        probing: the inputs.
+        progress: told about every step.
 
     Raises:
-        InputError: the data cannot be read or do not fit the models.
+        InputError: the inputs do not fit the models.
     """
     base, finetuned, target = (structures[n] for n in ("base", "finetuned", "target"))
     body = build_body(base, target)
-    given, kept, options = _probes(structures, probes, keep, seed)
-    runs = Runs(body, {"base": base, "finetuned": finetuned, "target": target}, given, kept)
+    models: dict[Role, Structure] = {"base": base, "finetuned": finetuned, "target": target}
+    runs = Runs(body, models, probing.task, probing.keep)
+    layers = sum(isinstance(layer, MlpLayer) for t in body.towers for layer in t.layers)
+    watched = Watched(runs, runs.batches, layers, progress)
 
     def head_changes(alignment: Alignment) -> dict[str, FloatArray]:
         moved = folded_move(base, finetuned, target, alignment, body)
@@ -59,34 +88,75 @@ def fit_models(
     fitted = find_fit(
         body,
         Models(Reader(base), Reader(finetuned), Reader(target)),
-        runs,
-        options,
+        watched,
+        probing.options,
         head_changes,
         empty.tied,
     )
+    watched.finish()
     moved = replace(empty, alignment=Alignment(fitted.maps, "fit"))
     return FittedMove(fitted.changes, moved), fitted.details
 
 
-def _probes(
-    structures: Mapping[str, Structure], probes: Path | None, keep: Path | None, seed: int
-) -> tuple[Arrays, Arrays, FitOptions]:
+@dataclass(slots=True)
+class ProbeSource:
+    """Finds probes when they are first asked for, once.
+
+    Attributes:
+        structures: of base, finetuned and target.
+        given: what the user brought.
+        seed: of everything random.
+        progress: told what is generated.
+    """
+
+    structures: Mapping[str, Structure]
+    given: Given
+    seed: int
+    progress: Progress = silent
+    _found: Probing | None = None
+
+    def get(self) -> Probing:
+        """Return probes, those excepted that are held out.
+
+        Raises:
+            UsageError: onnxruntime is not installed.
+        """
+        if self._found is None:
+            self._found = _find_probes(self.structures, self.given, self.seed, self.progress)
+        return self._found
+
+    def without(self, fold: int) -> Probing:
+        """Return probes without another part than the first."""
+        return replace(self.get(), task=self.given.fitted(fold) or self.get().task)
+
+    def whole(self) -> Probing:
+        """Return probes with those that were held out."""
+        return replace(self.get(), task=self.given.probes or self.get().task)
+
+
+def _find_probes(
+    structures: Mapping[str, Structure], given: Given, seed: int, progress: Progress
+) -> Probing:
     """Return given probes and keep probes, or generated ones, and options that suit them."""
-    given = {} if probes is None else split_labels(load_npz(probes))[0]
-    kept = {} if keep is None else split_labels(load_npz(keep))[0]
-    options = FitOptions()
-    if given and kept:
-        return given, kept, options
+    options, task, keep = FitOptions(), given.fitted(), given.keep
+    if task is not None and keep is not None:
+        return Probing(task, keep, options)
     base, finetuned, target = (
         Session(structures[n].model.path) for n in ("base", "finetuned", "target")
     )
     graph = structures["finetuned"].graph
-    made = generate(
-        base, finetuned, target, graph, seed=seed, note=lambda text: LOG.info("probes: %s", text)
-    )
-    if not kept and made.kind == "image":
+    progress(f"generating probes, {SECONDS:.0f} s allowed", 0, 0)
+    notes: list[str] = []
+    began = time.perf_counter()
+    made = generate(base, finetuned, target, graph, seed=seed, note=notes.append)
+    seconds, note = time.perf_counter() - began, "; ".join(notes)
+    LOG.info("probes: %s, in %.0f s", note, seconds)
+    if keep is None and made.kind == "image":
         options = replace(options, keep=GENERATED_IMAGE_KEEP)
-    return given or made.task, kept or made.keep, options
+    generated = frozenset(n for n, x in (("task", task), ("keep", keep)) if x is None)
+    return Probing(
+        task or made.task, keep or made.keep, options, made.kind, generated, note, seconds
+    )
 
 
 def can_probe(finetuned: Structure) -> bool:

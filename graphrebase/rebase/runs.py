@@ -164,6 +164,12 @@ class Runs:
             yield layout.rows(table)
 
     @property
+    def batches(self) -> dict[bool, int]:
+        """Return the number of mini-batches of the probes (False) and the keep probes (True)."""
+        counts = {k: min((len(a) for a in x.values()), default=0) for k, x in self._data.items()}
+        return {kept: -(-count // self._batch) for kept, count in counts.items()}
+
+    @property
     def _partial(self) -> bool:
         return _fixed_batch(self._sessions["target"]) is None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphrebase.align import Alignment, identity_share
 from graphrebase.rebase import Result
+from graphrebase.runtime.verdict import Verdict
 
 #: Raised when the meaning of an entry changes; new entries do not change it.
 SCHEMA_VERSION = 1
@@ -80,6 +81,8 @@ def rebase_data(result: Result) -> dict[str, Any]:
         "template": result.template,
         "lineage": result.lineage,
         "outlook": outlook(result),
+        "verdict": verdict_data(result.verdict),
+        "probes": None if result.probes is None else asdict(result.probes),
         "roles": result.counts,
         "exceptions": [asdict(e) for e in result.plan if e.action != "moved"],
         "sha256": dict(result.sha256),
@@ -87,9 +90,28 @@ def rebase_data(result: Result) -> dict[str, Any]:
     }
 
 
+def verdict_data(verdict: Verdict) -> dict[str, Any]:
+    """Return what can be said of a result without labels."""
+    return {
+        "verdict": verdict.verdict,
+        "evidence": verdict.evidence,
+        "reason": verdict.reason,
+        "agreement": verdict.agreement,
+        "loss_only": verdict.loss_only,
+        "held_out": verdict.samples,
+        "predictions": verdict.scored,
+        "rivals": dict(verdict.rivals),
+    }
+
+
 def outlook(result: Result) -> str:
     """Say in a sentence whether the move is likely to help, from lineage and alignment."""
-    details = result.alignment.details
+    details, evidence = result.alignment.details, result.verdict.evidence
+    if evidence is not None:
+        return (
+            f"about {max(evidence, 0):.0%} of the fine-tuning's gain is recovered, as far as "
+            f"held-out inputs without labels can tell: {result.verdict.verdict}"
+        )
     if result.lineage in ("identical", "same lineage"):
         return "base and target are close relatives: the fine-tuning usually transfers"
     if result.lineage == "permuted":

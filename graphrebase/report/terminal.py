@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from rich import box
@@ -11,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
+
+from graphrebase.runtime import METRICS
 
 Data = Mapping[str, Any]
 
@@ -26,8 +29,9 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]])
     cells = [[_text(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
-        numeric = all(row[number][-1:].isdigit() or row[number].endswith("%") for row in cells)
-        table.add_column(column, justify="right" if numeric else "left")
+        values = [row[number] for row in cells if row[number]]
+        numeric = all(value[-1:].isdigit() or value.endswith("%") for value in values)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(escape, row))
     return table
@@ -131,9 +135,42 @@ def rebase_tables(data: Data) -> list[RenderableType]:
     if data["exceptions"]:
         rows = ((e["role"], e["action"], e["reason"]) for e in data["exceptions"])
         items.append(_table("not moved", ("role", "action", "reason"), rows))
+    items.append(_verdict_facts(data))
     items.append(f"outlook: {escape(data['outlook'])}")
     items.append(escape(f"written: {data['output'] or 'nothing (dry run)'}"))
     return items
+
+
+def _verdict_facts(data: Data) -> Table:
+    """Render what the result was fitted on, and what is known of it without labels."""
+    found, probes = data["verdict"], data["probes"]
+    facts: list[tuple[str, object]] = [("verdict", f"{found['verdict']} ({found['reason']})")]
+    if found["evidence"] is not None:
+        facts.append(("evidence E", f"{found['evidence']:.2f} (1: all that was asked for)"))
+        facts += [(f"E of {name}", f"{score:.2f}") for name, score in found["rivals"].items()]
+    if found["agreement"] is not None:
+        warning = ": loss may recover without accuracy" if found["loss_only"] else ""
+        facts.append(("agreement", f"{found['agreement']:.0%}{warning}"))
+    if probes is not None:
+        facts.append(("fitted on", probes_text(probes)))
+    return _facts("without labels", facts)
+
+
+def probes_text(probes: Data) -> str:
+    """Say what a result was fitted on."""
+    parts = []
+    for name, count, what in (
+        ("task", probes["task"], "probes"),
+        ("keep", probes["keep"], "keep probes"),
+    ):
+        origin = "generated" if name in probes["generated"] else "given"
+        parts.append(f"{count} {origin} {what}")
+    if probes["refitted"]:
+        parts.append("those held out for the verdict among them")
+    if probes["seconds_allowed"] is not None:
+        taken, allowed = probes["seconds_taken"], probes["seconds_allowed"]
+        parts.append(f"{taken:.0f} of {allowed:.0f} s for generating")
+    return ", ".join(parts)
 
 
 def permute_tables(data: Data) -> list[RenderableType]:
@@ -169,13 +206,84 @@ def verify_tables(data: Data) -> list[RenderableType]:
     return [_facts("verify", facts)]
 
 
+#: Title and whether it is a share, by the key of a metric.
+_METRICS = {name.replace("-", "_"): metric for name, metric in METRICS.items()}
+
+
 def evaluate_tables(data: Data) -> list[RenderableType]:
-    """Render the scores of several models."""
-    rows = (
-        (m["model"], m["cross_entropy"], f"{m['accuracy']:.1%}", m["samples"])
-        for m in data["models"]
-    )
-    return [_table(data["data"], ("model", "cross-entropy", "accuracy", "samples"), rows)]
+    """Render the scores of several models, and what a sweep says of them."""
+    rows = data["models"]
+    items: list[RenderableType] = [
+        _filled(f"{data['data']} ({rows[0]['samples']} labels)", _task_columns(data), rows)
+    ]
+    if any(row["domain"] for row in rows):
+        items.append(_filled(f"own domain: {data['keep_data']}", _domain_columns(data), rows))
+    if data["labels"] != "label":
+        items.append(escape(f"labels: {data['labels']}"))
+    if "verdict" in data:
+        items.append(escape(f"method: {data['method']} ({data['why']})"))
+        items.append(
+            "recovered, forgotten: as shares of what fine-tuning B itself gains and loses\n"
+            "E: recovered, as far as can be told without labels"
+        )
+    return items
+
+
+_Columns = Mapping[str, Callable[[Data], object]]
+
+
+def _filled(title: str, columns: _Columns, rows: Iterable[Data]) -> Table:
+    """Return a table without the columns that no row fills."""
+    used = [name for name, make in columns.items() if any(make(row) != "" for row in rows)]
+    return _table(title, used, [[columns[name](row) for name in used] for row in rows])
+
+
+def _named(data: Data) -> _Columns:
+    return {
+        "model": lambda row: row["name"] if "verdict" in data else row["model"],
+        "alpha": lambda row: "" if row["alpha"] is None else f"{row['alpha']:g}",
+    }
+
+
+def _task_columns(data: Data) -> _Columns:
+    scores = {_METRICS[key].title: partial(_metric, key) for key in data["metrics"]}
+    recovered = {
+        f"recovered\n{_METRICS[key].title}": partial(_recovered, key)
+        for key in data["metrics"]
+        if _METRICS[key].recovers
+    }
+    return {
+        **_named(data),
+        **scores,
+        **recovered,
+        "E": lambda row: "" if row["evidence"] is None else f"{row['evidence'] + 0.0:.3f}",
+    }
+
+
+def _domain_columns(data: Data) -> _Columns:
+    scores = {_METRICS[key].title: partial(_domain, key) for key in data["metrics"]}
+    return {**_named(data), **scores, "forgotten": _forgotten}
+
+
+def _metric(key: str, row: Data) -> object:
+    return f"{row[key]:.1%}" if _METRICS[key].share else row[key]
+
+
+def _domain(key: str, row: Data) -> object:
+    found = row["domain"]
+    return "" if found is None or key not in found else _metric(key, found)
+
+
+def _recovered(key: str, row: Data) -> str:
+    share = (row["recovered"] or {}).get(key)
+    return "" if share is None else f"{share + 0.0:.1%}"
+
+
+def _forgotten(row: Data) -> str:
+    found = row["forgetting"]
+    if found is None:
+        return ""
+    return f"{found['loss']:+.3f}" if found["share"] is None else f"{found['share'] + 0.0:.1%}"
 
 
 def demo_tables(data: Data) -> list[RenderableType]:

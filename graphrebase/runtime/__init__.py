@@ -1,4 +1,4 @@
-"""Running models on onnxruntime: equivalence checks and evaluation."""
+"""Running models on onnxruntime: equivalence checks, probes, evaluation, verdicts."""
 
 from graphrebase.runtime.comparison import (
     Comparison,
@@ -9,14 +9,18 @@ from graphrebase.runtime.comparison import (
 )
 from graphrebase.runtime.data import cast_inputs, load_npz, split_labels
 from graphrebase.runtime.exposed import exposed
+from graphrebase.runtime.labels import Labelled, read_labelled
+from graphrebase.runtime.metrics import METRICS
 from graphrebase.runtime.probes import Probes, generate, probe_kind
 from graphrebase.runtime.scores import Scores, evaluate
 from graphrebase.runtime.session import InputSpec, Session
 from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit, two_sizes
 
 __all__ = [
+    "METRICS",
     "Comparison",
     "InputSpec",
+    "Labelled",
     "Probes",
     "Scores",
     "Session",
@@ -30,6 +34,7 @@ __all__ = [
     "load_npz",
     "model_tolerance",
     "probe_kind",
+    "read_labelled",
     "split_labels",
     "synthetic_inputs",
     "table_limit",

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphrebase.errors import InputError, UsageError, VerificationError
+from graphrebase.runtime.batches import fixed_batch, main_output, predict
 from graphrebase.runtime.data import cast_inputs
+from graphrebase.runtime.metrics import CLASSES, NUMBERS, TOKENS, ClassSums, NumberSums
 from graphrebase.runtime.session import Session
 
 IGNORED = -100
-_LOGITS = "logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +21,24 @@ class Scores:
     """Means over the scored labels.
 
     Attributes:
-        cross_entropy: mean negative log-likelihood of the label, in nats.
-        accuracy: share of labels whose logit is the largest.
+        kind: ``classes`` (a label per sample), ``tokens`` (a label per position) or ``numbers``.
+        values: every metric of that kind, by its name in the table of metrics.
         samples: number of scored labels; per position where labels have positions.
     """
 
-    cross_entropy: float
-    accuracy: float
+    kind: str
+    values: Mapping[str, float]
     samples: int
+
+    @property
+    def cross_entropy(self) -> float:
+        """Mean negative log-likelihood of the label, in nats."""
+        return self.values["cross-entropy"]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of labels whose logit is the largest."""
+        return self.values["accuracy"]
 
 
 def evaluate(
@@ -37,20 +48,21 @@ def evaluate(
     *,
     batch_size: int = 64,
 ) -> Scores:
-    """Return cross-entropy and accuracy of a model's logits.
+    """Return how well a model predicts labels.
 
-    The logits are the output named ``logits``, else the first output.
+    What it predicts is the output named ``logits``, else the first output.
 
     Args:
-        session: a model with logits (N, C), or (N, S, V).
+        session: a model with logits (N, C) or (N, S, V), or with numbers (N,) or (N, K).
         inputs: one array per input, axis 0 the N samples; cast to the input's type.
-        labels: integers (N,), or (N, S); -100 is ignored.
+        labels: integers (N,) or (N, S), -100 ignored; or floats of the output's shape, NaN
+            ignored. Integers are taken as numbers where the model has one output per sample.
         batch_size: samples per run; a model with a fixed size in axis 0 is run in that size.
 
     Raises:
         UsageError: the batch size is below 1.
         InputError: the sample counts disagree, the shapes do not fit, or a label is no class.
-        VerificationError: the model does not run, or its logits are not finite.
+        VerificationError: the model does not run, or its output is not finite.
     """
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}", hint="use 1 or more")
@@ -58,30 +70,31 @@ def evaluate(
     count = _sample_count(arrays, labels)
     _check_labels(labels)
     _check_shapes(session, arrays)
-    output = _LOGITS if _LOGITS in session.outputs else session.outputs[0]
-    # Always whole batches: some exports bake their batch size in, undeclared.
-    size = _fixed_batch(session) or max(1, min(batch_size, count))
-    loss, hits, scored = 0.0, 0, 0
+    size = fixed_batch(session) or max(1, min(batch_size, count))
+    sums: ClassSums | NumberSums | None = None
+    kind = NUMBERS
     for start in range(0, count, size):
         stop = min(start + size, count)
-        batch = {name: _rows(array, start, stop, size) for name, array in arrays.items()}
-        logits = session.run(batch, outputs=[output])[output]
-        if logits.shape[:1] == (size,):
-            logits = logits[: stop - start]
-        part = _score(logits, labels[start:stop], output)
-        loss, hits, scored = loss + part[0], hits + part[1], scored + part[2]
-    return _means(loss, hits, scored, output)
+        found = predict(session, arrays, start, stop, size)
+        part = labels[start:stop]
+        if _are_numbers(found, part):
+            sums = _add_numbers(sums, found, part, main_output(session))
+        else:
+            kind = TOKENS if labels.ndim == 2 else CLASSES
+            sums = _add_classes(sums, found, part, main_output(session))
+    return _means(kind, sums, main_output(session))
 
 
-def _means(loss: float, hits: int, scored: int, output: str) -> Scores:
-    if not scored:
+def _means(kind: str, sums: ClassSums | NumberSums | None, output: str) -> Scores:
+    if sums is None or not sums.scored:
         raise InputError(f"every label is {IGNORED}: nothing to score", hint="check 'label'")
-    if not np.isfinite(loss):
+    values = sums.means()
+    if not np.isfinite(next(iter(values.values()))):
         raise VerificationError(
             f"output '{output}' is not finite on these data",
             hint="try a smaller alpha, or verify the model first",
         )
-    return Scores(loss / scored, hits / scored, scored)
+    return Scores(kind, values, sums.scored)
 
 
 def _sample_count(inputs: Mapping[str, np.ndarray], labels: np.ndarray) -> int:
@@ -99,10 +112,11 @@ def _sample_count(inputs: Mapping[str, np.ndarray], labels: np.ndarray) -> int:
 
 
 def _check_labels(labels: np.ndarray) -> None:
-    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2):
+    if labels.dtype.kind not in "iuf" or labels.ndim not in (1, 2):
         raise InputError(
             f"'label' has type {labels.dtype} and shape {labels.shape}",
-            hint="store integers of shape (samples,) or (samples, positions)",
+            hint="store integers of shape (samples,) or (samples, positions), or floats for a "
+            "model that predicts numbers",
         )
 
 
@@ -121,28 +135,31 @@ def _check_shapes(session: Session, inputs: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _fixed_batch(session: Session) -> int | None:
-    """Return the size that the model declares for axis 0 of its inputs, if it declares one."""
-    sizes = {spec.shape[0] for spec in session.inputs.values() if spec.shape}
-    fixed = {size for size in sizes if isinstance(size, int)}
-    if len(fixed) > 1 or 0 in fixed:
+def _are_numbers(found: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether a model gives numbers to compare with, not logits to choose from."""
+    single = found.shape in (labels.shape, (*labels.shape, 1)) and labels.ndim == 1
+    return found.dtype.kind not in "biuOSU" and (single or labels.dtype.kind == "f")
+
+
+def _add_numbers(
+    sums: ClassSums | NumberSums | None, found: np.ndarray, labels: np.ndarray, output: str
+) -> NumberSums:
+    wanted = labels[:, None] if found.ndim == labels.ndim + 1 == 2 else labels
+    if found.shape != wanted.shape:
         raise InputError(
-            f"axis 0 of the inputs has several fixed sizes: {sorted(fixed)}",
-            hint="export the model with the samples on axis 0 of every input",
+            f"output '{output}' has shape {found.shape}, labels of type {labels.dtype} have "
+            f"shape {labels.shape}",
+            hint="float labels need the output's shape; store class labels as integers",
         )
-    return next(iter(fixed), None)
+    kept = ~np.isnan(wanted) if wanted.dtype.kind == "f" else wanted != IGNORED
+    result = sums if isinstance(sums, NumberSums) else NumberSums()
+    result.add(found[kept], wanted[kept])
+    return result
 
 
-def _rows(array: np.ndarray, start: int, stop: int, size: int) -> np.ndarray:
-    """Return samples start..stop, the last one repeated to fill up to ``size``."""
-    rows = array[start:stop]
-    if len(rows) == size:
-        return rows
-    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
-
-
-def _score(logits: np.ndarray, labels: np.ndarray, output: str) -> tuple[float, int, int]:
-    """Return the summed loss, the hits and the number of labels that are not ignored."""
+def _add_classes(
+    sums: ClassSums | NumberSums | None, logits: np.ndarray, labels: np.ndarray, output: str
+) -> ClassSums:
     if logits.dtype.kind in "biuOSU" or logits.shape[:-1] != labels.shape:
         raise InputError(
             f"output '{output}' ({logits.dtype}, shape {logits.shape}) holds no logits for labels "
@@ -150,18 +167,14 @@ def _score(logits: np.ndarray, labels: np.ndarray, output: str) -> tuple[float, 
             hint="logits are (samples, classes), or (samples, positions, vocabulary)",
         )
     kept = labels != IGNORED
-    chosen, target = logits[kept].astype(np.float64), labels[kept].astype(np.int64)
-    classes = logits.shape[-1]
+    target, classes = labels[kept].astype(np.int64), logits.shape[-1]
     outside = target[(target < 0) | (target >= classes)]
     if outside.size:
         raise InputError(
             f"label {outside[0]} is out of range: the model has {classes} classes",
             hint=f"labels are 0 to {classes - 1}, or {IGNORED} to ignore one",
         )
-    if not target.size:
-        return 0.0, 0, 0
-    peak = chosen.max(axis=-1)
-    with np.errstate(invalid="ignore"):  # what is not finite is reported at the end
-        total = peak + np.log(np.exp(chosen - peak[:, None]).sum(axis=-1))
-        loss = total - chosen[np.arange(target.size), target]
-    return float(loss.sum()), int((chosen.argmax(axis=-1) == target).sum()), target.size
+    result = sums if isinstance(sums, ClassSums) else ClassSums(classes)
+    if target.size:
+        result.add(logits[kept], target)
+    return result

@@ -122,6 +122,32 @@ def test_evaluate(
     assert run("evaluate", pair[0], "--data", data) == 3
 
 
+def test_evaluate_sweeps_over_alpha(
+    pair: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = zoo_model("vit-cls-ts17-eager").inputs["large"]
+    data = tmp_path / "data.npz"
+    np.savez(data, **inputs, label=np.zeros(len(next(iter(inputs.values()))), int))
+    models = ("--base", pair[0], "--finetuned", pair[1], "--target", pair[2], "--data", data)
+    sweep = ("evaluate", *models, "--method", "naive", "--alphas", "0,0.5")
+    capsys.readouterr()
+    assert run(*sweep, "--json", "--metric", "top-5") == 0
+    found = output_of(capsys)
+    assert [(r["name"], r["alpha"]) for r in found["models"]] == [
+        *(("B", 0.0), ("B + naive", 0.5), ("A fine-tuned", None)),
+    ]
+    assert found["metrics"] == ["top_5"]
+    assert run(*sweep) == 0
+    assert "alpha" in capsys.readouterr().out
+    for wrong in (
+        ("evaluate", "--data", data),
+        ("evaluate", "--base", pair[0], "--data", data),
+        (*sweep, "--metric", "beauty"),
+        (*sweep[:-1], "0,x"),
+    ):
+        assert run(*wrong) == 2
+
+
 def poison(source: Path, output: Path) -> Path:
     model = onnx.load(source)
     tensor = next(t for t in model.graph.initializer if len(t.dims) == 2)

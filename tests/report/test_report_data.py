@@ -55,6 +55,11 @@ REBASE: Mapping[str, Any] = {
     "roles": {EVIL: {"moved": 1, "carried": 0, "copied": 0, "refused": 2}},
     "exceptions": [{"role": EVIL, "action": "refused", "reason": EVIL}],
     "sha256": {EVIL: "00ff"},
+    "verdict": {"verdict": "usable", "evidence": 0.6, "reason": EVIL, "agreement": 0.4,
+                "loss_only": True, "held_out": 16, "predictions": 16, "rivals": {EVIL: -0.1}},
+    "probes": {"task": 48, "keep": 9, "held_out": 16, "refitted": True, "generated": ["keep"],
+               "kind": "image", "seconds_allowed": 60.0,
+               "seconds_taken": 9.0, "note": EVIL},
 }  # fmt: skip
 
 KINDS = {"inspect": INSPECT, "rebase": REBASE}
@@ -148,7 +153,21 @@ def test_html_needs_no_network(kind: str, tmp_path: Path) -> None:
 def test_html_bars_stay_inside_their_frame(tmp_path: Path) -> None:
     write_html(REBASE, tmp_path / "r.html", kind="rebase")
     widths = re.findall(r'<i style="width:([\d.-]+)%', (tmp_path / "r.html").read_text("utf-8"))
-    assert [float(width) for width in widths] == [30.0, 0.0, 100.0]
+    assert [float(width) for width in widths] == [60.0, 60.0, 0.0, 30.0, 0.0, 100.0]
+
+
+def test_html_says_what_is_known_without_labels(tmp_path: Path) -> None:
+    unknown = {**REBASE["verdict"], "verdict": "unverified", "evidence": None, "loss_only": False}
+    texts = []
+    for verdict in (REBASE["verdict"], unknown):
+        write_html({**REBASE, "verdict": verdict}, tmp_path / "r.html", kind="rebase")
+        texts.append(_Page((tmp_path / "r.html").read_text("utf-8")).text)
+    for said in ("E = 0.60", "without accuracy", "16 held-out probes"):
+        assert said in texts[0] and said not in texts[1]
+    assert "unverified" in texts[1] and "unverified" not in texts[0]
+    write_html({**REBASE, "probes": None}, tmp_path / "r.html", kind="rebase")
+    assert "fitted on" in texts[0]
+    assert "What it was fitted on" not in (tmp_path / "r.html").read_text("utf-8")
 
 
 def test_html_for_a_run_without_alignment(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""The user's unlabelled inputs, and the part of them that is held out to judge the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graphrebase.errors import InputError
+from graphrebase.runtime import load_npz, split_labels
+
+HELD_OUT = 0.2
+"""Share of the probes that is held out."""
+LEAST = 16
+"""Held-out samples below which nothing is said."""
+LEAST_SEQUENCES = 4
+"""The same, where a sample has many tokens that are scored."""
+MOST = 256
+"""Held-out samples beyond which the score gains nothing."""
+LARGEST_SHARE = 1 / 3
+FOLDS = 4
+"""Parts of the least size that are held out in turn, where probes are few."""
+ENOUGH = 200
+"""Probes from which on those that were held out add nothing to a fit."""
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Inputs that the user brought.
+
+    Attributes:
+        probes: unlabelled inputs of the task; None if there are none.
+        keep: inputs of B's own domain; None if there are none.
+        folds: samples of the probes to hold out, one part after the other; none if too few.
+        least: number of probes that can be judged on at all.
+    """
+
+    probes: Arrays | None
+    keep: Arrays | None
+    folds: tuple[np.ndarray, ...]
+    least: int
+
+    def fitted(self, fold: int = 0) -> Arrays | None:
+        """Return the probes without those of a fold; all where there are no folds."""
+        if self.probes is None or not self.folds:
+            return self.probes
+        rest = np.ones(samples(self.probes), bool)
+        rest[self.folds[fold]] = False
+        return {name: array[rest] for name, array in self.probes.items()}
+
+    def held_out(self, fold: int = 0) -> Arrays | None:
+        """Return the probes of a fold; None where there are no folds."""
+        if self.probes is None or not self.folds:
+            return None
+        return {name: array[self.folds[fold]] for name, array in self.probes.items()}
+
+    def unseen(self) -> Arrays | None:
+        """Return probes to judge a result that was fitted on none; None if too few."""
+        if self.probes is None or samples(self.probes) < self.least:
+            return None
+        return {name: array[:MOST] for name, array in self.probes.items()}
+
+    @property
+    def worth_refitting(self) -> bool:
+        """Whether a fit gains from the probes that were held out."""
+        fitted = self.fitted()
+        return bool(self.folds) and fitted is not None and samples(fitted) < ENOUGH
+
+
+def read_given(probes: Path | None, keep: Path | None, *, tokens: bool, seed: int) -> Given:
+    """Return the inputs of two npz files, some probes drawn to be held out.
+
+    Args:
+        probes: npz of the task's inputs, or None.
+        keep: npz of inputs of B's own domain, or None.
+        tokens: whether every token of a sample is scored, so that fewer samples are enough.
+        seed: of the draw.
+
+    Raises:
+        InputError: a file cannot be read, or its arrays differ in their number of samples.
+    """
+    found, kept = (None if path is None else _unlabelled(path) for path in (probes, keep))
+    folds: tuple[np.ndarray, ...] = ()
+    if found is not None:
+        size = held_out(samples(found), tokens=tokens)
+        order = np.random.default_rng(seed).permutation(samples(found))
+        number = _folds(samples(found), size, tokens=tokens)
+        folds = tuple(np.sort(order[k * size : (k + 1) * size]) for k in range(number))
+    return Given(found, kept, folds, LEAST_SEQUENCES if tokens else LEAST)
+
+
+def _folds(count: int, size: int, *, tokens: bool) -> int:
+    """Return how many parts of a size to judge by, so that a score from few is not by chance."""
+    if not size:
+        return 0
+    wanted = FOLDS * (LEAST_SEQUENCES if tokens else LEAST)
+    return 1 if count - size >= ENOUGH else min(-(-wanted // size), count // size)
+
+
+def held_out(samples: int, *, tokens: bool) -> int:
+    """Return how many of some probes to hold out; 0 where they are too few to spare any."""
+    wanted = max(round(HELD_OUT * samples), LEAST_SEQUENCES if tokens else LEAST)
+    return min(wanted, MOST) if wanted <= LARGEST_SHARE * samples else 0
+
+
+def least_probes(held: int) -> int:
+    """Return the number of probes from which on so many of them can be held out."""
+    return int(np.ceil(held / LARGEST_SHARE))
+
+
+def _unlabelled(path: Path) -> Arrays:
+    arrays = split_labels(load_npz(path))[0]
+    sizes = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        listed = ", ".join(f"'{name}' has {size}" for name, size in sizes.items())
+        raise InputError(
+            f"the numbers of samples disagree: {listed or 'there are no inputs'}",
+            where=str(path),
+            hint="one array per input, axis 0 the samples",
+        )
+    return arrays
+
+
+def samples(arrays: Arrays) -> int:
+    """Return the number of samples."""
+    return len(next(iter(arrays.values())))

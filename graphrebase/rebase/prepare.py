@@ -1,0 +1,199 @@
+"""Everything of a rebase before the output: alignment, task vector, plan, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graphrebase.align import Alignment
+from graphrebase.align import load as load_alignment
+from graphrebase.errors import MismatchError, UsageError
+from graphrebase.io import check_target, read_model
+from graphrebase.progress import Progress, silent
+from graphrebase.rebase.fitting import ProbeSource, Probing
+from graphrebase.rebase.given import Given, least_probes, read_given, samples
+from graphrebase.rebase.pairing import check_architecture, pair
+from graphrebase.rebase.plan import make_plan
+from graphrebase.rebase.settings import Settings
+from graphrebase.rebase.task import Case, Task, find_task, fitted_again, naive_task
+from graphrebase.rebase.trial import Candidate, judge
+from graphrebase.runtime.verdict import Tally, Verdict, conclude, unverified
+from graphrebase.structure import Structure, find_structure
+
+CHEAP = 2e9
+"""Weights times probes up to which a fit is made several times: to judge it, and on all probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A rebase before anything is written; its result can be had at any alpha.
+
+    Attributes:
+        case: what it started from.
+        task: the fine-tuning on B.
+        candidate: the result.
+        verdict: what can be said of it without labels.
+        given: the inputs that the user brought.
+        refitted: whether probes that were held out were fitted on in the end.
+    """
+
+    case: Case
+    task: Task
+    candidate: Candidate
+    verdict: Verdict
+    given: Given
+    refitted: bool = False
+
+    @property
+    def alignment(self) -> Alignment:
+        """The maps, with what was measured."""
+        return self.task.alignment
+
+    def naive(self) -> Candidate | None:
+        """Return the result of adding the task vector as it is; None where it does not fit."""
+        task = naive_task(self.case)
+        return None if task is None else _candidate(task, self.case.settings)
+
+
+def prepare(
+    base: Path,
+    finetuned: Path,
+    target: Path,
+    settings: Settings,
+    *,
+    alignment: Path | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Prepared:
+    """Align three models, make the task vector and judge it; arguments and errors as `rebase`.
+
+    Args:
+        base: A, the old base.
+        finetuned: A_ft.
+        target: B, the new base.
+        settings: method and options.
+        alignment: a stored alignment of A and B.
+        output: the file to be written later, checked before any long work.
+        force: whether it may be replaced.
+        progress: told about every step of long work.
+    """
+    progress("reading", 0, 0)
+    paths = {"base": base, "finetuned": finetuned, "target": target}
+    models = {name: read_model(path) for name, path in paths.items()}
+    if output is not None:
+        check_target(output, [f for m in models.values() for f in m.files], force=force)
+    stored = None if alignment is None else load_alignment(alignment)
+    residual = settings.residual
+    if stored is not None:
+        residual = str(stored.options.get("residual", residual))
+    structures = {name: find_structure(model, residual=residual) for name, model in models.items()}
+    check_architecture(structures["base"], structures["finetuned"], ("base", "fine-tuned"))
+    check_architecture(structures["base"], structures["target"], ("base", "target"))
+    given = read_given(
+        settings.probes,
+        settings.keep_data,
+        tokens=_scores_tokens(structures["finetuned"]),
+        seed=settings.seed,
+    )
+    case = Case(
+        structures,
+        pair(structures["base"], structures["target"]),
+        settings,
+        residual,
+        {name: model.sha256() for name, model in models.items()},
+        ProbeSource(structures, given, settings.seed, progress),
+        progress,
+    )
+    task = find_task(case, stored)
+    prepared = Prepared(case, task, _candidate(task, settings), unverified(""), given)
+    return _judged(prepared, output)
+
+
+def _candidate(task: Task, settings: Settings) -> Candidate:
+    plan = make_plan(task.vector, settings.template)
+    if not any(entry.action == "moved" for entry in plan):
+        raise MismatchError("nothing of the fine-tuning can be moved onto the target")
+    return Candidate(task.vector, plan, settings.template)
+
+
+def _scores_tokens(finetuned: Structure) -> bool:
+    return any(name.startswith("head.tokens") for name in finetuned.roles)
+
+
+def _judged(prepared: Prepared, output: Path | None) -> Prepared:
+    """Return the same with its verdict; with plain addition in its place where that is better."""
+    case, method = prepared.case, prepared.alignment.method
+    given = prepared.given
+    held = given.held_out() if method == "fit" else given.unseen()
+    if held is None:
+        return replace(prepared, verdict=unverified(_why_unverified(prepared)))
+    naive = prepared.naive() if method != "naive" else None
+    rivals = {} if naive is None else {"naive": naive}
+    try:
+        found = judge(
+            {method: prepared.candidate, **rivals}, held, beside=output, progress=case.progress
+        )
+    except UsageError as error:
+        return replace(prepared, verdict=unverified(error.message))
+    again = method == "fit" and given.worth_refitting and _cheap(prepared)
+    for fold in range(1, len(given.folds) if again else 0):
+        other = _fitted_on(prepared, case.probes.without(fold))
+        part = given.held_out(fold)
+        assert part is not None
+        more = judge(
+            {method: other.candidate, **rivals}, part, beside=output, progress=case.progress
+        )
+        found = {name: tally + more[name] for name, tally in found.items()}
+    own, rival = found[method], found.get("naive")
+    if case.settings.method == "auto" and rival is not None and _better(rival, own):
+        return _plain(prepared, conclude(rival, {method: own}))
+    verdict = conclude(own, {"naive": rival} if rival is not None else {})
+    if again:
+        prepared = replace(_fitted_on(prepared, case.probes.whole()), refitted=True)
+    return replace(prepared, verdict=verdict)
+
+
+def _fitted_on(prepared: Prepared, probing: Probing) -> Prepared:
+    task = fitted_again(prepared.case, prepared.task, probing)
+    return replace(prepared, task=task, candidate=_candidate(task, prepared.case.settings))
+
+
+def _cheap(prepared: Prepared) -> bool:
+    """Return whether a fit is soon made again: by its arithmetic, so that no clock decides."""
+    probing = prepared.task.probing
+    assert probing is not None
+    target = prepared.case.structures["target"]
+    weights = sum(math.prod(role.view.shape) for role in target.roles.values())
+    return weights * (samples(probing.task) + samples(probing.keep)) <= CHEAP
+
+
+def _better(one: Tally, other: Tally) -> bool:
+    scores = one.evidence, other.evidence
+    return scores[0] is not None and scores[1] is not None and scores[0] > scores[1]
+
+
+def _plain(prepared: Prepared, verdict: Verdict) -> Prepared:
+    """Return plain addition in place of a method that does worse."""
+    task = naive_task(prepared.case)
+    assert task is not None
+    method = prepared.alignment.method
+    why = f"plain addition does better than {method} on the held-out probes"
+    details = prepared.alignment.details
+    alignment = replace(task.alignment, details=details)
+    task = replace(task, alignment=alignment, why=why, known=prepared.task.known)
+    candidate = _candidate(task, prepared.case.settings)
+    return replace(prepared, task=task, candidate=candidate, verdict=verdict)
+
+
+def _why_unverified(prepared: Prepared) -> str:
+    given, probing = prepared.given, prepared.task.probing
+    fits = prepared.alignment.method == "fit"
+    least = least_probes(given.least) if fits else given.least
+    if given.probes is not None:
+        return f"too few probes to judge by: give {least} or more"
+    how = "no inputs of the task were given"
+    if probing is not None:
+        how = f"generated {probing.kind} probes cannot judge a result"
+    return f"{how}; --probes with {least} or more real inputs lets it be judged"

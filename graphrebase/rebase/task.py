@@ -1,0 +1,289 @@
+"""Which method a rebase takes, and the task vector that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graphrebase.align import (
+    Alignment,
+    AlignmentProblem,
+    Details,
+    align,
+    check_fits,
+    check_models,
+)
+from graphrebase.align.alignment import OptionValue, identity_maps, is_matrix
+from graphrebase.align.anchored import find_anchored
+from graphrebase.errors import InputError, MismatchError, UsageError, VerificationError
+from graphrebase.io import read_model
+from graphrebase.progress import Progress, silent
+from graphrebase.rebase.body import Reader, build_body
+from graphrebase.rebase.fitting import ProbeSource, Probing, can_probe, fit_models
+from graphrebase.rebase.folded import folded_move
+from graphrebase.rebase.pairing import Pairing, build_problem, check_architecture, pair
+from graphrebase.rebase.plan import TaskVector
+from graphrebase.rebase.settings import Settings
+from graphrebase.structure import Structure, find_structure
+
+ROTATED_SCORE = 0.9
+"""Score of an orthogonal alignment from which B counts as A in another basis."""
+PERMUTED_MARGIN = 0.05
+"""What rotations must explain beyond permutations, to be taken in their place."""
+
+
+def align_models(base: Path, target: Path, settings: Settings) -> tuple[Alignment, str]:
+    """Align two models; returns the alignment and why its method was chosen.
+
+    Raises:
+        UsageError: the method needs a fine-tuned model.
+        InputError: a file cannot be read.
+        MismatchError: the models are not of one architecture.
+        VerificationError: a weight is not finite.
+    """
+    if settings.method == "fit":
+        raise UsageError(
+            "fit depends on the fine-tuned model", hint="use `rebase`, or --method anchored"
+        )
+    old, new = (
+        find_structure(read_model(path), residual=settings.residual) for path in (base, target)
+    )
+    check_architecture(old, new, ("base", "target"))
+    pairing = pair(old, new)
+    choice = _choose(build_problem(old, new, pairing), settings)
+    return _align(old, new, pairing, settings, choice), choice.why
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A method, why it was chosen, and the lineage that the plain weights show."""
+
+    method: str
+    why: str
+    known: Details | None
+
+
+def _choose(problem: AlignmentProblem, settings: Settings) -> _Choice:
+    """Return the method asked for; under `auto`, naive for relatives and `anchored` otherwise."""
+    if settings.method not in ("auto", "anchored", "fit"):
+        return _Choice(settings.method, "asked for", None)
+    known = align(problem, method="naive", seed=settings.seed, device=settings.device).details
+    if settings.method != "auto" or known is None:
+        return _Choice(settings.method, "asked for", known)
+    cosine = f"(median cosine {known.identity_cosine:.2f} above chance)"
+    if known.lineage in ("identical", "same lineage"):
+        return _Choice("naive", f"base and target are of {known.lineage} weights {cosine}", known)
+    return _Choice("anchored", f"base and target share no lineage {cosine}", known)
+
+
+def _align(
+    base: Structure, target: Structure, pairing: Pairing, settings: Settings, choice: _Choice
+) -> Alignment:
+    hashes = base.model.sha256(), target.model.sha256()
+    if choice.method == "anchored":
+        body = build_body(base, target, residual=settings.residual)
+        maps, details = find_anchored(body, Reader(base), Reader(target))
+        rounds: dict[str, OptionValue] = {"rounds": details.sweeps, "residual": settings.residual}
+        details = _with_lineage(details, choice.known)
+        return Alignment(maps, "anchored", rounds, *hashes, details)
+    found = align(
+        build_problem(base, target, pairing),
+        method=choice.method,
+        intra=settings.intra,
+        seed=settings.seed,
+        device=settings.device,
+        sha256_a=hashes[0],
+        sha256_b=hashes[1],
+    )
+    return replace(found, options={**found.options, "residual": settings.residual})
+
+
+def _with_lineage(details: Details, known: Details | None) -> Details:
+    """Return details with the lineage that the plain weights show."""
+    if known is None:
+        return details
+    verdict = known.lineage
+    if verdict == "independent" and details.score >= ROTATED_SCORE:
+        verdict = "permuted"
+    return replace(
+        details,
+        lineage=verdict,
+        identity_cosine=known.identity_cosine,
+        identity_z=known.identity_z,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a rebase starts from.
+
+    Attributes:
+        structures: of base, finetuned and target.
+        pairing: the roles of base and target.
+        settings: method and options.
+        residual: residual mode, which a stored alignment may dictate.
+        hashes: content hashes of the three models.
+        probes: finds inputs, if a method wants any.
+        progress: told about every step of long work.
+    """
+
+    structures: Mapping[str, Structure]
+    pairing: Pairing
+    settings: Settings
+    residual: str
+    hashes: Mapping[str, str]
+    probes: ProbeSource
+    progress: Progress = silent
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A fine-tuning on B.
+
+    Attributes:
+        alignment: the maps.
+        why: why its method was chosen.
+        vector: the task vector that it moves.
+        known: the lineage that the plain weights show.
+        probing: what it was fitted on; None if on nothing.
+    """
+
+    alignment: Alignment
+    why: str
+    vector: TaskVector
+    known: Details | None = None
+    probing: Probing | None = None
+
+
+def find_task(case: Case, stored: Alignment | None) -> Task:
+    """Return the task vector by a stored alignment, or by the method asked for.
+
+    Raises:
+        MismatchError: the stored alignment is of other models.
+        UsageError: the method cannot be used with these options.
+        InputError: probes do not fit the models.
+    """
+    base, target = case.structures["base"], case.structures["target"]
+    settings = case.settings
+    if stored is not None:
+        check_models(stored, case.hashes["base"], case.hashes["target"])
+        return Task(stored, "an alignment file was given", _task_vector(case, stored))
+    case.progress("comparing weights", 0, 0)
+    choice = _choose(build_problem(base, target, case.pairing), settings)
+    if choice.method == "fit":
+        return _fit(case, choice, case.probes.get())
+    if settings.method == "auto" and choice.method == "anchored":
+        try:
+            choice = _fit_if_it_runs(case.structures, settings, choice)
+            if choice.method == "fit":
+                task = _fit(case, choice, case.probes.get())
+                if not _is_permuted(task.alignment):
+                    return task
+                choice = replace(choice, method="anchored")
+        except (UsageError, InputError, MismatchError, VerificationError) as error:
+            if settings.probes is not None or settings.keep_data is not None:
+                raise
+            why = f"{choice.why}; fit was not possible: {error.message}"
+            choice = replace(choice, method="anchored", why=why)
+    case.progress(f"aligning ({choice.method})", 0, 0)
+    found, why = _align(base, target, case.pairing, settings, choice), choice.why
+    if settings.method == "auto" and _is_permuted(found):
+        found, why = _same_in_another_basis(base, target, case.pairing, settings, found)
+    return Task(found, why, _task_vector(case, found), choice.known)
+
+
+def _is_permuted(found: Alignment) -> bool:
+    """Return whether B is A in another basis."""
+    return found.details is not None and found.details.lineage == "permuted"
+
+
+def naive_task(case: Case) -> Task | None:
+    """Return the task vector as it is; None where the models are too different for that."""
+    spaces = build_problem(case.structures["base"], case.structures["target"], case.pairing).spaces
+    hashes = case.hashes["base"], case.hashes["target"]
+    found = Alignment(identity_maps(spaces), "naive", {}, *hashes)
+    try:
+        return Task(found, "the task vector as it is", _task_vector(case, found))
+    except MismatchError:
+        return None
+
+
+def fitted_again(case: Case, task: Task, probing: Probing) -> Task:
+    """Return a fit on other probes."""
+    return _fit(case, _Choice("fit", task.why, task.known), probing)
+
+
+def _same_in_another_basis(
+    base: Structure, target: Structure, pairing: Pairing, settings: Settings, rotated: Alignment
+) -> tuple[Alignment, str]:
+    """Return permutations where they explain B as well as rotations do: they are exact."""
+    choice = _Choice("transfusion", "target is the base in another order", None)
+    permuted = _align(base, target, pairing, settings, choice)
+    scores = [found.details.score if found.details else 0.0 for found in (permuted, rotated)]
+    if scores[0] >= scores[1] - PERMUTED_MARGIN:
+        return permuted, choice.why
+    return rotated, "target is the base in another basis"
+
+
+def _fit_if_it_runs(
+    structures: Mapping[str, Structure], settings: Settings, choice: _Choice
+) -> _Choice:
+    """Return the choice of `fit`, if there are probes for it or probes worth making."""
+    if settings.residual == "shared":
+        return replace(choice, why=f"{choice.why}; fit needs a map per residual point")
+    if settings.probes is None and not can_probe(structures["finetuned"]):
+        return replace(choice, why=f"{choice.why}; fit needs --probes for this kind of model")
+    return replace(choice, method="fit", why=f"{choice.why}, and the models run here")
+
+
+def _task_vector(case: Case, found: Alignment) -> TaskVector:
+    """Return the task vector that an alignment moves, after checking that it fits the models."""
+    base, finetuned, target = (case.structures[n] for n in ("base", "finetuned", "target"))
+    spaces, folded = case.pairing.spaces, None
+    if any(is_matrix(value) for value in found.maps.values()):
+        body = build_body(base, target, residual=case.residual)
+        check_fits(found, body.spaces)
+        spaces, folded = body.spaces, folded_move(base, finetuned, target, found, body)
+    else:
+        check_fits(found, build_problem(base, target, case.pairing).spaces)
+    axes = case.pairing.axes.items()
+    return TaskVector(
+        base,
+        finetuned,
+        target,
+        found,
+        {name: space for name, space in spaces.items() if name in found.maps},
+        {n: tuple(a if a in found.maps else None for a in x) for n, x in axes},
+        case.settings.alpha,
+        folded,
+    )
+
+
+def _fit(case: Case, choice: _Choice, probing: Probing) -> Task:
+    """Return the alignment of a fit, and what it solved for as a task vector."""
+    if case.settings.residual == "shared":
+        raise UsageError("fit needs a map per residual point", hint="use --residual per-point")
+    structures = case.structures
+    move, details = fit_models(structures, probing, case.progress)
+    found = Alignment(
+        move.folded.alignment.maps,
+        "fit",
+        {"rounds": details.sweeps, "residual": "per-point"},
+        structures["base"].model.sha256(),
+        structures["target"].model.sha256(),
+        _with_lineage(details, choice.known),
+    )
+    spaces = {n: s for n, s in move.folded.body.spaces.items() if n in found.maps}
+    axes = case.pairing.axes.items()
+    vector = TaskVector(
+        structures["base"],
+        structures["finetuned"],
+        structures["target"],
+        found,
+        spaces,
+        {n: tuple(a if a in spaces else None for a in x) for n, x in axes},
+        case.settings.alpha,
+        move,
+    )
+    return Task(found, choice.why, vector, choice.known, probing)

@@ -1,0 +1,135 @@
+"""Results on trial: written to temporary files, run, and judged without labels."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from graphrebase.io import write_model
+from graphrebase.progress import Progress, silent
+from graphrebase.rebase.folded import FittedMove
+from graphrebase.rebase.plan import CARRIED, Entry, TaskVector, replacements
+from graphrebase.rebase.runs import complete
+from graphrebase.runtime import Session
+from graphrebase.runtime.verdict import Goal, Tally, measure
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A result that can be written, at any scale of the task vector.
+
+    Attributes:
+        vector: the task vector on B.
+        plan: what happens to every role of the template.
+        template: ``finetuned`` or ``target``.
+    """
+
+    vector: TaskVector
+    plan: tuple[Entry, ...]
+    template: str
+
+    def at(self, alpha: float) -> Candidate:
+        """Return the same with the task vector scaled otherwise."""
+        return replace(self, vector=replace(self.vector, alpha=alpha))
+
+    @property
+    def new_head(self) -> bool:
+        """Whether the result has a head that B lacks."""
+        return any(e.kind == "head" and e.action == CARRIED for e in self.plan)
+
+    def untouched(self) -> Candidate:
+        """Return B as it is, with the moved head of A_ft where B has none."""
+        folded = self.vector.folded
+        if isinstance(folded, FittedMove):
+            folded = folded.folded
+        return replace(self, vector=replace(self.vector, alpha=0.0, folded=folded))
+
+    def write(
+        self,
+        output: Path,
+        metadata: Mapping[str, str],
+        *,
+        force: bool = False,
+        protected: Iterable[Path] = (),
+    ) -> None:
+        """Write the result, streamed, all or nothing."""
+        vector = self.vector
+        holder = vector.finetuned if self.template == "finetuned" else vector.target
+        write_model(
+            holder.model, output, replacements(vector, self.plan, self.template), metadata,
+            force=force, protected=list(protected),
+        )  # fmt: skip
+
+    @contextmanager
+    def running(self, beside: Path | None = None) -> Iterator[Session]:
+        """Open a session of the result, whose file is gone afterwards.
+
+        Args:
+            beside: a file in whose folder there is room for it; the system's folder by default.
+        """
+        parent = None if beside is None else beside.parent
+        with tempfile.TemporaryDirectory(prefix=".graphrebase-", dir=parent) as folder:
+            path = Path(folder) / "trial.onnx"
+            self.write(path, {})
+            yield Session(path)
+
+
+def judge(
+    candidates: Mapping[str, Candidate],
+    probes: Arrays,
+    *,
+    beside: Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, Tally]:
+    """Return what every candidate of one task lacks, on real inputs that none has seen.
+
+    Args:
+        candidates: results by name.
+        probes: the inputs, axis 0 the samples.
+        beside: a file in whose folder there is room for a model.
+        progress: told about every step.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        InputError: the probes do not fit, or onnxruntime refuses a model.
+        VerificationError: a model does not run on the probes.
+    """
+    found = {}
+    with goal_of(next(iter(candidates.values())), beside) as goal:
+        for number, (name, candidate) in enumerate(candidates.items()):
+            progress("judging on held-out probes", number, len(candidates))
+            with candidate.running(beside) as session:
+                found[name] = measure(goal, session, completed(goal, session, probes))
+    return found
+
+
+@contextmanager
+def goal_of(candidate: Candidate, beside: Path | None = None) -> Iterator[Goal]:
+    """Open the models that say what is wanted of a result."""
+    vector = candidate.vector
+    finetuned = Session(vector.finetuned.model.path)
+    if candidate.new_head:
+        with candidate.untouched().running(beside) as reference:
+            yield Goal(finetuned, reference)
+        return
+    yield Goal(finetuned, Session(vector.target.model.path), Session(vector.base.model.path))
+
+
+def completed(goal: Goal, candidate: Session, probes: Arrays) -> Arrays:
+    """Return probes that fit all the models, masks and positions filled in.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for session in (goal.finetuned, goal.reference, goal.base, candidate):
+        if session is not None:
+            arrays |= complete(session, probes)
+    return arrays

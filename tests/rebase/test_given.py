@@ -1,0 +1,72 @@
+"""Some of the user's probes are held out, never so many that the fit starves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given as draw
+from hypothesis import strategies as st
+
+from graphrebase.errors import InputError
+from graphrebase.rebase.given import held_out, least_probes, read_given
+
+
+@draw(st.integers(0, 5000), st.booleans())
+def test_law_a_third_at_most_and_all_or_nothing(count: int, tokens: bool) -> None:
+    found = held_out(count, tokens=tokens)
+    assert found <= count / 3
+    assert (found > 0) == (count >= least_probes(4 if tokens else 16))
+    assert found == 0 or found >= (4 if tokens else 16)
+
+
+def test_usual_numbers() -> None:
+    counts = {n: held_out(n, tokens=False) for n in (40, 64, 256, 5000)}
+    assert counts == {40: 0, 64: 16, 256: 51, 5000: 256}
+    assert held_out(16, tokens=True) == 4
+
+
+def test_held_out_and_fitted_probes_are_all_and_disjoint(tmp_path: Path) -> None:
+    path = tmp_path / "probes.npz"
+    np.savez(path, x=np.arange(64.0)[:, None], label=np.zeros(64))
+    found = read_given(path, None, tokens=False, seed=3)
+    assert found.probes is not None and set(found.probes) == {"x"} and len(found.folds) == 4
+    judged = []
+    for fold in range(4):
+        fitted, held = found.fitted(fold), found.held_out(fold)
+        assert fitted is not None and held is not None
+        parts = [np.ravel(x["x"]) for x in (fitted, held)]
+        assert sorted(np.concatenate(parts)) == list(range(64))
+        judged.extend(parts[1])
+    assert sorted(judged) == list(range(64))
+    again = read_given(path, None, tokens=False, seed=3)
+    other = read_given(path, None, tokens=False, seed=4)
+    np.testing.assert_array_equal(again.folds, found.folds)
+    assert not np.array_equal(other.folds, found.folds)
+    assert found.worth_refitting
+
+
+@pytest.mark.parametrize(("count", "folds"), [(48, 3), (64, 4), (128, 3), (200, 2), (256, 1)])
+def test_fewer_probes_are_held_out_in_more_parts(count: int, folds: int, tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", x=np.arange(count))
+    found = read_given(tmp_path / "p.npz", None, tokens=False, seed=0)
+    assert len(found.folds) == folds
+    assert len(set(np.concatenate(found.folds))) == sum(map(len, found.folds))
+
+
+def test_few_probes_are_all_fitted_on(tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", x=np.zeros((20, 2)))
+    found = read_given(tmp_path / "few.npz", None, tokens=False, seed=0)
+    fitted, unseen = found.fitted(), found.unseen()
+    assert found.held_out() is None
+    assert fitted is not None and len(fitted["x"]) == 20
+    assert unseen is not None and len(unseen["x"]) == 20  # a method that fits nothing can be judged
+    np.savez(tmp_path / "few.npz", x=np.zeros((15, 2)))
+    assert read_given(tmp_path / "few.npz", None, tokens=False, seed=0).unseen() is None
+
+
+def test_control_arrays_that_disagree_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "odd.npz", x=np.zeros((20, 2)), y=np.zeros((19, 2)))
+    with pytest.raises(InputError, match="'y' has 19"):
+        read_given(tmp_path / "odd.npz", None, tokens=False, seed=0)
