@@ -1,16 +1,20 @@
-"""Time the analysis of exported models, stage by stage, against onnx-graphsurgeon's import.
+"""Time `graphrebase inspect`, the whole command, on BERT-base and on a 32-layer decoder of 7 B.
 
-CPU seconds of this process and their ratio to the baseline of the same run; the baseline is the
-import of the same weightless ModelProto by onnx-graphsurgeon (installed for this script only).
-Run with OMP_NUM_THREADS=1. Example: python tools/bench_inspect.py .zoo/bert-ts17-eager.onnx
+CPU seconds and peak memory of the command, imports included, are compared with the budget; below,
+the same stage by stage in this process, against onnx-graphsurgeon's import of the same weightless
+ModelProto (installed for this script only) where there is one.
+Run with OMP_NUM_THREADS=1. Other models: python tools/bench_inspect.py .zoo/bert-ts17-eager.onnx
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,31 @@ from graphrebase.graph import build_graph, infer_shapes
 from graphrebase.io import read_model
 from graphrebase.structure import find_structure
 from graphrebase.symmetry import find_symmetry
+
+ROOT = Path(__file__).resolve().parent.parent
+#: CPU seconds that `inspect` may take on the two models of ``inspect_models``.
+BUDGETS = (2.0, 6.0)
+MEMORY_BUDGET = 1024  # MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one command took: user and system CPU seconds, and its peak resident memory in MiB."""
+
+    seconds: float
+    mebibytes: float
+
+
+def command(path: Path) -> Cost:
+    """Return what `graphrebase inspect PATH --json` takes as a process of its own."""
+    start = "from graphrebase.cli import main; main()"
+    call = [sys.executable, "-c", start, "inspect", str(path), "--json"]
+    process = subprocess.Popen(call, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"inspect {path} ended with exit code {process.returncode}")
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def cpu(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
@@ -31,18 +60,33 @@ def cpu(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
 
 
 def main() -> None:
-    """Print one table per model."""
+    """Print one table per model; exit with 1 where a budget is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("models", nargs="*", type=Path, help="the two promised ones by default")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=ROOT / ".zoo" / "inspect")
+    parser.add_argument("--stages", action="store_true", help="also stage by stage")
     arguments = parser.parse_args()
-    for path in arguments.models:
-        bench(path, arguments.repeats)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of this process: {peak:.0f} MiB")
+    models, budgets = arguments.models, [None] * len(arguments.models)
+    if not models:
+        from inspect_models import build
+
+        models, budgets = build(arguments.folder), list(BUDGETS)
+    print(f"{'`graphrebase inspect`':40}{'CPU s':>8}{'budget':>8}{'MiB':>8}{'budget':>8}")
+    kept = True
+    for path, budget in zip(models, budgets, strict=True):
+        costs = [command(path) for _ in range(arguments.repeats)]
+        seconds, memory = min(c.seconds for c in costs), max(c.mebibytes for c in costs)
+        limit = "" if budget is None else f"{budget:.1f}"
+        print(f"{path.name:40}{seconds:8.2f}{limit:>8}{memory:8.0f}{MEMORY_BUDGET:8}")
+        kept &= budget is None or (seconds < budget and memory < MEMORY_BUDGET)
+    if arguments.stages:
+        for path in models:
+            stages(path, arguments.repeats)
+    sys.exit(not kept)
 
 
-def bench(path: Path, repeats: int) -> None:
+def stages(path: Path, repeats: int) -> None:
     """Print CPU seconds of every stage for one model."""
     model, reading = cpu(lambda: read_model(path), repeats)
     graph, view = cpu(lambda: build_graph(model), repeats)
@@ -59,7 +103,7 @@ def bench(path: Path, repeats: int) -> None:
     baseline = graphsurgeon(model.proto, repeats)
     if baseline is not None:
         rows.append(("onnx-graphsurgeon import", baseline))
-    print(f"\n{path} ({len(graph.nodes)} nodes)")
+    print(f"\n{path.name} ({len(graph.nodes)} nodes)")
     print(f"{'stage':28}{'CPU s':>10}{'ratio':>10}")
     for name, seconds in rows:
         ratio = f"{seconds / baseline:10.2f}" if baseline else ""

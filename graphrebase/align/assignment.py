@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 IndexArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -91,6 +90,8 @@ def _solver() -> Solver:
 
 def solve_scipy(cost: FloatArray) -> IndexArray:
     """Return the optimal column of each row of a cost matrix (n, n), by scipy."""
+    from scipy.optimize import linear_sum_assignment  # half a second that `inspect` need not wait
+
     return np.asarray(linear_sum_assignment(cost)[1], dtype=np.int64)
 
 

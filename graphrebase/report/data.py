@@ -7,13 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphrebase.align import Alignment, identity_share
-from graphrebase.rebase import Result
-from graphrebase.runtime.verdict import Verdict
+
+if TYPE_CHECKING:  # commands that only look at a model need not import what moves weights
+    from graphrebase.rebase import Result
+    from graphrebase.runtime.verdict import Verdict
 
 #: Raised when the meaning of an entry changes; new entries do not change it.
 SCHEMA_VERSION = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import ndimage
 
 GRID = 32
 """Images are drawn on at most this many pixels a side and enlarged."""
@@ -20,6 +19,8 @@ def pool(
     A third each of strokes, 1/f noise and thresholded noise, with random contrast and, in colour,
     random tints.
     """
+    from scipy import ndimage  # half a second that commands without probes need not wait
+
     channels, height, width = shape
     kinds: tuple[_Draw, ...] = (_strokes, _noise, _blobs)
     side = min(max(height, width), GRID)
@@ -64,6 +65,8 @@ def _noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def _blobs(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Return smoothed noise cut at a level: filled shapes, 0 to 1."""
+    from scipy import ndimage
+
     size = max(height, width) * rng.uniform(0.04, 0.15)
     plane = ndimage.gaussian_filter(rng.standard_normal((height, width)), size)
     level = np.quantile(plane, rng.uniform(0.4, 0.85))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def _from_matmul(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
             continue
         if slot == 0:
             return None  # W x on the left (rare): the columns of x are positions
-        weight = replace(view, transposed=not view.transposed, shape=view.shape[::-1])
+        weight = view.turned()
         bias, output = _following_bias(graph, shapes, node.outputs[0], weight.shape[0])
         return Linear(node, weight, bias, node.inputs[0], node.outputs[0], output, 1)
     return None
@@ -74,7 +74,7 @@ def _from_gemm(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
     if view is None or len(view.shape) != 2 or node.attributes.get("transA"):
         return None
     if not node.attributes.get("transB"):
-        view = replace(view, transposed=not view.transposed, shape=view.shape[::-1])
+        view = view.turned()
     bias = constant_view(graph, shapes, node.input(2)) if node.input(2) else None
     if bias is not None and bias.shape != (view.shape[0],):
         bias = None

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.graph.fold import EVALUATORS
+from graphrebase.graph.shapes import is_static
 
 #: Operators by which a weight may reach its use, besides Transpose of a matrix.
 _STRUCTURAL = {"Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Gather", "Cast"}
@@ -84,12 +85,30 @@ class View:
             array[np.ix_(rows, columns)] = values
 
     def picked(self, rows: np.ndarray | None, columns: np.ndarray | None = None) -> View:
-        """Return this whole view with only the given rows and columns, in that order."""
-        return replace(self, rows=rows, columns=columns)
+        """Return only the given rows and columns of this view, in that order."""
+        return replace(
+            self, rows=_composed(self.rows, rows), columns=_composed(self.columns, columns)
+        )
+
+    def turned(self) -> View:
+        """Return the transpose of this view of a matrix."""
+        return replace(
+            self,
+            transposed=not self.transposed,
+            rows=self.columns,
+            columns=self.rows,
+            shape=self.shape[::-1],
+        )
 
     def shaped(self, shape: Sequence[int]) -> View:
         """Return this view with another canonical shape."""
         return replace(self, shape=tuple(shape))
+
+
+def _composed(first: np.ndarray | None, then: np.ndarray | None) -> np.ndarray | None:
+    if first is None or then is None:
+        return first if then is None else then
+    return np.asarray(first[then])
 
 
 def constant_view(graph: Graph, shapes: ShapeTable, value: str) -> View | None:
@@ -106,8 +125,10 @@ def constant_view(graph: Graph, shapes: ShapeTable, value: str) -> View | None:
     if node.op_type == "Cast":
         return source
     if node.op_type == "Transpose" and source.flat is None and len(source.shape) == 2:
-        return replace(source, transposed=not source.transposed, shape=source.shape[::-1])
-    return _indexed(graph, shapes, node, value, source)
+        return source.turned()
+    if not _is_static_move(shapes, node, value):
+        return None
+    return _cut(graph, shapes, node, value, source) or _indexed(graph, shapes, node, value, source)
 
 
 def _direct(name: str, shape: tuple[int, ...]) -> View:
@@ -118,10 +139,33 @@ def _flattened(name: str, shape: tuple[int, ...]) -> View:
     return View(name, (shape[0], int(np.prod(shape[1:]))), shape=shape)
 
 
+def _is_static_move(shapes: ShapeTable, node: Node, value: str) -> bool:
+    """Tell, before any index is made, whether a structural node moves elements to known places."""
+    shape = shapes.shape(value)
+    known = all(shapes.static_value(name) is not None for name in node.inputs[1:] if name)
+    return known and shape is not None and all(is_static(d) for d in shape)
+
+
+def _cut(graph: Graph, shapes: ShapeTable, node: Node, value: str, source: View) -> View | None:
+    """Return a matrix cut along its rows or columns: an index per row, not per element."""
+    if node.op_type not in ("Slice", "Split") or source.flat is not None or len(source.shape) != 2:
+        return None
+    lines = [np.arange(source.shape[0])[:, None], np.arange(source.shape[1])[None]]
+    moved = [
+        move_indices(graph, shapes, node, value, np.broadcast_to(line, source.shape))
+        for line in lines
+    ]
+    if moved[0] is None or moved[1] is None or 0 in moved[0].shape:
+        return None
+    cut = source.picked(moved[0][:, 0], moved[1][0])
+    return cut.shaped(moved[0].shape)
+
+
 def _indexed(graph: Graph, shapes: ShapeTable, node: Node, value: str, source: View) -> View | None:
     """Return a view by the flat index of every element, moved through one structural node."""
     size = int(np.prod(graph.constants[source.tensor].shape))
-    before = source.read(np.arange(size).reshape(graph.constants[source.tensor].shape))
+    numbers = np.arange(size, dtype=np.int32 if size < 1 << 31 else np.int64)
+    before = source.read(numbers.reshape(graph.constants[source.tensor].shape))
     after = move_indices(graph, shapes, node, value, before)
     if after is None:
         return None
