@@ -17,6 +17,7 @@ from pathlib import Path
 from zoo_models.builder import Pair, build, build_pair
 from zoo_models.entry import ZooEntry, ZooUnavailable, load, names
 from zoo_models.exporting import export
+from zoo_models.families import FAMILIES
 from zoo_models.modules import make_module
 
 __all__ = ["Pair", "ZooEntry", "build", "build_pair", "export", "make_module", "names"]
@@ -29,15 +30,19 @@ def write_manifest(folder: Path) -> Path:
     paths = (folder / f"{name}.json" for name in names())
     records = [json.loads(path.read_text()) for path in paths if path.exists()]
     manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps({record["name"]: record for record in records}, indent=1))
+    told = {
+        record["name"]: record | {"nominal": FAMILIES[record["family"]].nominal.as_record()}
+        for record in records
+    }
+    manifest.write_text(json.dumps(told, indent=1))
     return manifest
 
 
-def build_all(pattern: str, folder: Path, *, force: bool) -> int:
-    """Build the entries that match `pattern` and are not up to date; return an exit code."""
-    chosen = [name for name in names() if fnmatch.fnmatch(name, pattern)]
+def build_all(patterns: list[str], folder: Path, *, force: bool) -> int:
+    """Build the entries of `patterns` that are not up to date; return an exit code."""
+    chosen = [name for name in names() if any(fnmatch.fnmatch(name, p) for p in patterns)]
     if not chosen:
-        print(f"no entry matches {pattern!r}; --list shows all", file=sys.stderr)
+        print(f"no entry matches {patterns}; --list shows all", file=sys.stderr)
         return 2
     unavailable = 0
     for name in chosen:
@@ -63,7 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="name every entry and stop")
     commands = parser.add_subparsers(dest="command")
     command = commands.add_parser("build", help="build entries that are missing or out of date")
-    command.add_argument("--only", default="*", metavar="PATTERN", help="shell pattern of names")
+    command.add_argument(
+        "--only", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns of names"
+    )
     command.add_argument("--out", type=Path, default=CACHE, metavar="DIR", help="where to")
     command.add_argument("--force", action="store_true", help="also those up to date")
     options = parser.parse_args(arguments)

@@ -12,7 +12,7 @@ import transformers
 from onnx import numpy_helper
 from planted import plant, planted_map
 from zoo_fixture import zoo_model
-from zoo_models.modules import Image, Text, add_noise
+from zoo_models.modules import Zoo, add_noise
 
 from graphrebase.errors import VerificationError
 from graphrebase.io import read_model, structure_difference
@@ -20,6 +20,7 @@ from graphrebase.rebase import Settings, rebase
 from graphrebase.structure import find_structure
 from graphrebase.verify import permute_model
 
+IMAGE, TEXT = ("pixel_values",), ("input_ids", "attention_mask")
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -28,9 +29,9 @@ SIZES = {
 }
 
 
-def export(module: torch.nn.Module, path: Path, batch: int, *, dynamic: bool) -> Path:
+def export(module: Zoo, path: Path, batch: int, *, dynamic: bool) -> Path:
     add_noise(module, 0)
-    if isinstance(module, Image):
+    if module.inputs == IMAGE:
         names, inputs = ["pixel_values"], (torch.randn(batch, 3, 16, 16),)
     else:
         names = ["input_ids", "attention_mask"]
@@ -47,7 +48,7 @@ def headless(folder: Path) -> Path:
     """Its only output is the hidden state: the last residual point is read by no weight."""
     config = transformers.ViTConfig(**SIZES, image_size=16, patch_size=4)
     model = transformers.ViTModel(config, add_pooling_layer=False)
-    return export(Image(model, ("last_hidden_state",)), folder / "a.onnx", 2, dynamic=True)
+    return export(Zoo(model, IMAGE, ("last_hidden_state",)), folder / "a.onnx", 2, dynamic=True)
 
 
 def multi_query(folder: Path) -> Path:
@@ -56,14 +57,14 @@ def multi_query(folder: Path) -> Path:
         **SIZES, num_key_value_heads=1, vocab_size=101, use_cache=False
     )
     model = transformers.LlamaForCausalLM(config)
-    return export(Text(model, ("logits",)), folder / "a.onnx", 2, dynamic=True)
+    return export(Zoo(model, TEXT, ("logits",)), folder / "a.onnx", 2, dynamic=True)
 
 
 def static_batch(folder: Path) -> Path:
     """A static batch of as many samples as there are heads."""
     config = transformers.ViTConfig(**SIZES, image_size=16, patch_size=4)
     model = transformers.ViTForImageClassification(config)
-    return export(Image(model, ("logits",)), folder / "a.onnx", 4, dynamic=False)
+    return export(Zoo(model, IMAGE, ("logits",)), folder / "a.onnx", 4, dynamic=False)
 
 
 @pytest.mark.parametrize("make", [headless, multi_query, static_batch])

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,9 @@ from zoo_models.entry import (
     split_name,
 )
 from zoo_models.exporting import dynamic_axes, export
-from zoo_models.modules import (
-    LARGE,
-    PADDING,
-    SMALL,
-    Zoo,
-    add_noise,
-    fixed_sequence,
-    make_module,
-    sample_inputs,
-)
-from zoo_models.nominal import NOMINAL
+from zoo_models.families import FAMILIES
+from zoo_models.modules import Zoo, add_noise, make_module, sample_inputs
+from zoo_models.sizes import LARGE, PADDING, SAMPLE, SMALL
 
 SEED = 0
 
@@ -61,14 +53,15 @@ def build_pair(family: str, seed: int = 0, change: float = 0.1) -> Pair:
 def check_inputs(family: str, exporter: str) -> dict[str, Arrays]:
     """Return the small and the large inputs of an entry; the large one has padding.
 
-    The legacy exporter fixes the sequence length of MultiheadAttention (it sees `k.shape[0]` as
-    a constant). onnxruntime 1.32 rejects the opset-23 RotaryEmbedding that the exporter writes
-    (cos and sin of batch 1) at any other batch size than 1.
+    What the legacy exporter bakes in stays as it was exported. onnxruntime 1.32 rejects the
+    opset-23 RotaryEmbedding that the exporter writes (cos and sin of batch 1) at any other batch
+    size than 1.
     """
+    known = FAMILIES[family]
     sizes = {"small": SMALL, "large": LARGE}
-    if fixed := fixed_sequence(family, exporter):
-        sizes = {key: (batch, fixed) for key, (batch, _) in sizes.items()}
-    if family.startswith("llama") and exporter == "dy23":
+    if known.baked and exporter.startswith("ts"):
+        sizes = {key: (batch, SAMPLE[1]) for key, (batch, _) in sizes.items()}
+    if exporter == "dy23" and any(tower.rotary for tower in known.nominal.towers):
         sizes = {key: (1, sequence) for key, (_, sequence) in sizes.items()}
     return {
         key: sample_inputs(family, *size, seed=sum(size), pad=PADDING if key == "large" else 0)
@@ -93,9 +86,8 @@ def build(name: str, folder: Path) -> ZooEntry:
             "family": family,
             "exporter": exporter,
             "attention": attention,
-            "builder": builder_key(),
+            "builder": builder_key(family),
             "failure": "",
-            "nominal": _nominal(family),
             **_export_and_check(scratch / name, family, exporter, attention),
         }
         record["seconds"] = round(time.monotonic() - started, 2)
@@ -114,9 +106,9 @@ def build(name: str, folder: Path) -> ZooEntry:
 
 def _export_and_check(stem: Path, family: str, exporter: str, attention: str) -> dict[str, Any]:
     """Write model, inputs and outputs beside `stem`; return what was measured."""
-    module, _, outputs = make_module(family, SEED)
     path = stem.with_name(stem.name + ".onnx")
     try:
+        module, _, outputs = make_module(family, SEED)
         export(module, path, exporter, attention)
     except Exception as error:  # exporters raise anything; the reason is the result
         path.unlink(missing_ok=True)
@@ -183,12 +175,3 @@ def _first_lines(error: Exception) -> str:
 def _write(path: Path, sizes: dict[str, Arrays]) -> None:
     flat = {f"{size}/{key}": array for size, part in sizes.items() for key, array in part.items()}
     np.savez(path, **flat)  # type: ignore[arg-type]
-
-
-def _nominal(family: str) -> dict[str, Any]:
-    nominal = NOMINAL[family]
-    return {
-        **asdict(nominal),
-        "groups": nominal.groups,
-        "latent_residuals": nominal.latent_residuals,
-    }

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from zoo_models.nominal import NOMINAL, Nominal
+from zoo_models.families import FAMILIES
+from zoo_models.nominal import Nominal
 
 EXPORTERS: Mapping[str, int] = {"ts14": 14, "ts17": 17, "dy18": 18, "dy23": 23}  # name: opset
 ATTENTION = ("eager", "sdpa")
@@ -44,7 +45,7 @@ class ZooEntry:
 
 def names() -> Iterator[str]:
     """Yield the name of every entry, `FAMILY-EXPORTER-ATTENTION`."""
-    for family in NOMINAL:
+    for family in FAMILIES:
         for exporter in EXPORTERS:
             for attention in ATTENTION:
                 if attention == "eager" or not family.endswith("-fresh"):
@@ -64,14 +65,21 @@ def split_name(name: str) -> tuple[str, str, str]:
 
 
 @functools.cache
-def builder_key() -> str:
-    """Return a hash of what decides the models: builder source and library versions."""
+def _common_key() -> str:
+    """Return a hash of what every model depends on: the builder's source, library versions."""
     digest = hashlib.sha256()
-    for source in ("modules.py", "exporting.py", "builder.py"):
+    for source in ("sizes.py", "modules.py", "exporting.py", "builder.py"):
         digest.update(Path(__file__).with_name(source).read_bytes())
     for library in ("torch", "transformers", "onnx", "onnxscript"):
         digest.update(f"{library} {version(library)}".encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def builder_key(family: str) -> str:
+    """Return a hash of what decides the models of a family."""
+    known = FAMILIES[family]
+    parts = (_common_key(), known.key, known.noisy, sorted(known.shapes.items()), known.baked)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def record_path(name: str, folder: Path) -> Path:
@@ -94,13 +102,13 @@ def load(name: str, folder: Path) -> ZooEntry | None:
         info = json.loads(record_path(name, folder).read_text())
     except (OSError, ValueError):
         return None
-    if info["builder"] != builder_key():
+    if info["builder"] != builder_key(family):
         return None
     if info["failure"]:
         raise ZooUnavailable(f"{name}: {info['failure']}")
     if not (model.exists() and inputs.exists() and outputs.exists()):
         return None
-    return ZooEntry(name, model, _read(inputs), _read(outputs), NOMINAL[family], info)
+    return ZooEntry(name, model, _read(inputs), _read(outputs), FAMILIES[family].nominal, info)
 
 
 def _read(path: Path) -> dict[str, Arrays]:

@@ -6,67 +6,30 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo_models.entry import EXPORTERS
-from zoo_models.modules import (
-    FAMILIES,
-    SAMPLE,
-    Encoder,
-    Zoo,
-    fixed_sequence,
-    sample_inputs,
-)
-
-AXES: Mapping[str, Mapping[int, str]] = {
-    "input_ids": {0: "batch", 1: "sequence"},
-    "attention_mask": {0: "batch", 1: "sequence"},
-    "token_type_ids": {0: "batch", 1: "sequence"},
-    "pixel_values": {0: "batch"},
-    "src": {0: "batch", 1: "sequence"},
-}
+from zoo_models.families import FAMILIES
+from zoo_models.modules import Zoo, sample_inputs
+from zoo_models.sizes import SAMPLE
 
 
 def dynamic_axes(family: str, exporter: str) -> dict[str, dict[int, str]]:
     """Return the named dynamic axes of each input of a family under an exporter."""
-    axes = {name: dict(AXES[name]) for name in FAMILIES[family].inputs}
-    if family == "clip":
-        axes["pixel_values"] = {0: "images"}
-    if family.startswith("encoder-sf"):
-        axes["src"] = {0: "sequence", 1: "batch"}
-    if fixed_sequence(family, exporter):
-        axes = {
-            name: {axis: label for axis, label in part.items() if label != "sequence"}
-            for name, part in axes.items()
+    known = FAMILIES[family]
+    baked = known.baked if exporter.startswith("ts") else ()
+    return {
+        name: {
+            axis: label
+            for axis, label in enumerate(known.shape(name))
+            if isinstance(label, str) and label not in baked
         }
-    return axes
-
-
-def set_attention(module: Zoo, attention: str) -> None:
-    """Choose how `module` computes attention: `eager` (MatMul, Softmax) or `sdpa` (fused)."""
-    if not isinstance(module, Encoder):
-        model: Any = module.model
-        model.set_attn_implementation(attention)
-        return
-    for part in module.modules():
-        if isinstance(part, torch.nn.MultiheadAttention):
-            attend = type(part).forward.__get__(part)
-            chosen = _with_weights(attend) if attention == "eager" else attend
-            part.forward = chosen  # type: ignore[method-assign]
-
-
-def _with_weights(attend: Any) -> Any:
-    """Make MultiheadAttention compute its weights: torch then takes the unfused path."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        kwargs["need_weights"] = True
-        return attend(*args, **kwargs)
-
-    return forward
+        for name in known.inputs
+    }
 
 
 @contextlib.contextmanager
@@ -90,6 +53,12 @@ def _quiet() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
+def _dynamic_shapes(module: Zoo, axes: dict[str, dict[int, str]]) -> tuple[Any, ...]:
+    """Return the axes as torch.export wants them: nested where `forward` takes `*arrays`."""
+    shapes = tuple(axes.values())
+    return (shapes,) if type(module).forward is Zoo.forward else shapes
+
+
 def export(module: Zoo, path: Path, exporter: str = "ts17", attention: str = "eager") -> Path:
     """Export a module of `make_module` to ONNX with dynamic batch and sequence.
 
@@ -111,7 +80,7 @@ def export(module: Zoo, path: Path, exporter: str = "ts17", attention: str = "ea
         "opset_version": opset,
     }
     with _quiet():
-        set_attention(module, attention)
+        module.set_attention(attention)
         if exporter.startswith("ts"):
             options |= {"dynamo": False, "dynamic_axes": axes}
         else:
@@ -119,7 +88,7 @@ def export(module: Zoo, path: Path, exporter: str = "ts17", attention: str = "ea
                 "dynamo": True,
                 "external_data": False,
                 "verbose": False,
-                "dynamic_shapes": tuple(axes.values()),
+                "dynamic_shapes": _dynamic_shapes(module, axes),
             }
         torch.onnx.export(module, inputs, str(path), **options)
     return path

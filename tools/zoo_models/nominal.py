@@ -1,18 +1,33 @@
-"""The structure each family has by its architecture, written by hand and not found by a tool."""
+"""The structure that a family has by its architecture: what a correct analysis finds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """One stack of transformer blocks over one residual stream.
+    """One stack of transformer blocks.
 
-    `latent` says that the residual stream is a graph output: its permutation is then visible
-    outside and free only when latent outputs may change basis. `rotary` positions tie the
-    dimensions of queries and keys to frequencies and leave no freedom inside a head's QK.
+    Attributes:
+        layers, heads, kv_heads, head_dim, hidden: sizes of its attention blocks; `heads` 0: none.
+        mlp: width of its MLP blocks, 0 if it has none.
+        gated: the MLP multiplies two projections.
+        rotary: dimensions of a head's queries and keys that rotary positions tie to frequencies;
+            what passes by unturned stays free.
+        uniform_qk: a table or a norm shared by the heads leaves one order of queries and keys for
+            all of them (without it: one per head).
+        stream: its residual stream is free. False where it shares the stream of another tower, or
+            something fixes it (then a note says what).
+        latent: the stream is a graph output: its permutation is visible outside and free only
+            when latent outputs may change basis.
+        tied_heads: something all layers share (a table of position biases, the slopes of ALiBi)
+            has one entry per head: one order of heads for the whole stack.
+        shared: all layers are one set of weights, and have one set of groups.
+        experts: number of experts of every MLP, 0 if it is dense.
     """
 
     name: str
@@ -23,22 +38,52 @@ class Tower:
     hidden: int = 32
     mlp: int = 80
     gated: bool = False
-    rotary: bool = False
+    rotary: int = 0
+    uniform_qk: bool = False
+    stream: bool = True
     latent: bool = False
+    tied_heads: bool = False
+    shared: bool = False
+    experts: int = 0
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Number of symmetry groups by kind; a latent stream is not counted as free."""
+        sets = 1 if self.shared else self.layers
+        attention = sets if self.heads else 0
+        return {
+            "residual": int(self.stream and not self.latent),
+            "head": (min(attention, 1) if self.tied_heads else attention)
+            if self.kv_heads > 1
+            else 0,
+            "head_member": attention if self.kv_heads < self.heads else 0,
+            "head_qk": attention if self.rotary < self.head_dim else 0,
+            "head_vo": attention,
+            "mlp": sets if self.mlp else 0,
+            "expert": sets if self.experts else 0,
+        }
+
+
+KINDS = ("residual", "head", "head_member", "head_qk", "head_vo", "mlp", "expert")
 
 
 @dataclass(frozen=True, slots=True)
 class Nominal:
     """What a correct analysis finds in every export of a family.
 
-    `other` are free spaces outside blocks and residual streams, by name, with their size.
-    `interface` are the axes that cannot be permuted because the outside world reads them.
+    Attributes:
+        towers: the stacks of blocks.
+        interface: axes that cannot be permuted because the outside world reads them.
+        other: free spaces outside blocks and residual streams, by name, with their size.
+        notes: what forbids a group, or is easily taken for one.
+        exceptions: by shell pattern of an export path, counts that differ there. The note says why.
     """
 
     towers: tuple[Tower, ...]
-    interface: tuple[str, ...]
+    interface: tuple[str, ...] = ()
     other: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    exceptions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def groups(self) -> dict[str, int]:
@@ -46,97 +91,41 @@ class Nominal:
 
         One `head` per attention, one `head_member` per attention whose query heads share keys,
         one `head_qk` and one `head_vo` per attention (the inner permutations of all its heads
-        together), one `mlp` per block.
+        together), one `mlp` per block (of all its experts together), one `expert` per block that
+        has experts. One head is no group.
         """
-        blocks = sum(tower.layers for tower in self.towers)
-        return {
-            "residual": sum(not tower.latent for tower in self.towers),
-            "head": blocks,
-            "head_member": sum(t.layers for t in self.towers if t.kv_heads < t.heads),
-            "head_qk": sum(t.layers for t in self.towers if not t.rotary),
-            "head_vo": blocks,
-            "mlp": blocks,
-        }
+        found = [tower.groups for tower in self.towers]
+        return {kind: sum(groups[kind] for groups in found) for kind in KINDS}
 
     @property
     def latent_residuals(self) -> int:
         """Number of residual streams that are free only when latent outputs may change basis."""
-        return sum(tower.latent for tower in self.towers)
+        return sum(tower.latent and tower.stream for tower in self.towers)
+
+    def free_groups(self, path: str) -> dict[str, int]:
+        """Return the groups by kind when latent outputs may change basis, for an export path."""
+        expected = self.groups
+        expected["residual"] += self.latent_residuals
+        for pattern, counts in self.exceptions.items():
+            if fnmatch(path, pattern):
+                expected |= counts
+        return expected
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the counts and notes as plain data."""
+        return {
+            "groups": self.groups,
+            "latent_residuals": self.latent_residuals,
+            "interface": list(self.interface),
+            "other": dict(self.other),
+            "notes": list(self.notes),
+        }
 
 
-_LATENT = "last_hidden_state axis 2 (latent: the residual stream)"
-_POOLER = "pooler_output axis 1: the pooler's output axis"
-_VOCABULARY = "vocabulary"
-_LABELS = "labels"
-_POSITIONS = "positions"
-_PATCH = "image channels and patch pixels"
-_PROJECTION = "projection axis of the embeddings"
-
-_VISION = Tower("vision")
-_TEXT = Tower("text")
-_LLAMA = replace(_TEXT, kv_heads=2, gated=True, rotary=True)
-_ENCODER = Tower("encoder")
-
-_VIT_CLS = Nominal((_VISION,), (_PATCH, _POSITIONS, _LABELS))
-_BERT = Nominal((replace(_TEXT, latent=True),), (_VOCABULARY, _POSITIONS, _LATENT, _POOLER))
-_GPT2 = Nominal(
-    (_TEXT,),
-    (_VOCABULARY, _POSITIONS),
-    notes=("packed q/k/v in one Gemm", "tied head: a second, transposed copy of the embedding"),
-)
-_LM = Nominal((_LLAMA,), (_VOCABULARY,), notes=("rotary pairs: no head_qk",))
-_VIT = Nominal((replace(_VISION, latent=True),), (_PATCH, _POSITIONS, _LATENT, _POOLER))
-_ENCODERS = Nominal(
-    (_ENCODER,),
-    ("input features", _LABELS),
-    notes=("packed q/k/v in one MatMul",),
-)
-
-NOMINAL: Mapping[str, Nominal] = {
-    "vit": _VIT,
-    "vit-cls": _VIT_CLS,
-    "deit": _VIT,
-    "deit-cls": _VIT_CLS,
-    "clip-vision": Nominal(
-        (replace(_VISION, latent=True),),
-        (_PATCH, _POSITIONS, _LATENT, _PROJECTION),
-    ),
-    "clip-text": Nominal((_TEXT,), (_VOCABULARY, _POSITIONS, _PROJECTION)),
-    "clip": Nominal(
-        (_TEXT, replace(_VISION, head_dim=12, hidden=48, mlp=112)),
-        (_VOCABULARY, _POSITIONS, _PATCH, _PROJECTION),
-    ),
-    "bert": _BERT,
-    "bert-mlm": Nominal(
-        (_TEXT,),
-        (_VOCABULARY, _POSITIONS),
-        other={"mlm transform": 32},
-        notes=(
-            "tied decoder: where the export holds a second copy of the embedding, the transform's "
-            "output is a space of its own; where one tensor serves both, it is the residual",
-        ),
-    ),
-    "bert-cls": Nominal((_TEXT,), (_VOCABULARY, _POSITIONS, _LABELS), other={"pooler": 32}),
-    "roberta": _BERT,
-    "roberta-cls": Nominal(
-        (_TEXT,), (_VOCABULARY, _POSITIONS, _LABELS), other={"classifier dense": 32}
-    ),
-    "distilbert": Nominal((replace(_TEXT, latent=True),), (_VOCABULARY, _POSITIONS, _LATENT)),
-    "distilbert-cls": Nominal(
-        (_TEXT,), (_VOCABULARY, _POSITIONS, _LABELS), other={"pre-classifier": 32}
-    ),
-    "gpt2": _GPT2,
-    "llama": _LM,
-    "llama-tied": replace(
-        _LM, notes=(*_LM.notes, "tied head: a second, transposed copy of the embedding")
-    ),
-    "encoder-bf-pre": _ENCODERS,
-    "encoder-bf-post": _ENCODERS,
-    "encoder-sf-pre": _ENCODERS,
-    "encoder-sf-post": _ENCODERS,
-    "vit-cls-fresh": _VIT_CLS,
-    "bert-fresh": _BERT,
-    "gpt2-fresh": _GPT2,
-    "llama-fresh": _LM,
-    "encoder-bf-post-fresh": _ENCODERS,
-}
+LATENT = "last_hidden_state axis 2 (latent: the residual stream)"
+POOLER = "pooler_output axis 1: the pooler's output axis"
+VOCABULARY = "vocabulary"
+CLASSES = "labels"
+POSITION = "positions"
+PIXEL_PATCH = "image channels and patch pixels"
+PROJECTED = "projection axis of the embeddings"

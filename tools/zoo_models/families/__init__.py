@@ -1,0 +1,24 @@
+"""The families of the zoo, one module per kind of architecture, one table."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from zoo_models.families.audio import AUDIO
+from zoo_models.families.decoders import DECODERS
+from zoo_models.families.encoders import ENCODERS
+from zoo_models.families.held_out import HELD_OUT
+from zoo_models.families.plain import PLAIN
+from zoo_models.families.seq2seq import SEQ2SEQ
+from zoo_models.families.vision import VISION
+from zoo_models.family import Family, merge
+
+FRESH = ("vit-cls", "bert", "gpt2", "llama", "encoder-bf-post")
+
+
+def _families() -> dict[str, Family]:
+    known = merge(ENCODERS, DECODERS, SEQ2SEQ, VISION, AUDIO, PLAIN, HELD_OUT)
+    fresh = {f"{name}-fresh": replace(known[name], noisy=False) for name in FRESH}
+    return merge(known, fresh)
+
+
+FAMILIES: Mapping[str, Family] = _families()

@@ -1,0 +1,55 @@
+"""Transformers of torch.nn and hand-written attention."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from zoo_models.family import Family, hand
+from zoo_models.nominal import CLASSES, Nominal, Tower
+
+# Inside MultiheadAttention the legacy exporter takes `k.shape[0]` for a constant.
+BAKED = ("sequence", "target")
+_FEATURES = ("input features", CLASSES)
+_PACKED = ("packed q/k/v in one MatMul",)
+_ENCODER = Nominal((Tower("encoder"),), _FEATURES, notes=_PACKED)
+_ATTENTION = Nominal((Tower("attention", mlp=0),), _FEATURES, notes=_PACKED)
+_CROSS = replace(
+    _ATTENTION,
+    other={"memory": 32},
+    notes=(
+        "one packed weight reads both streams: where it is one tensor, the memory's order is tied "
+        "to the stream's",
+    ),
+)
+
+PLAIN: Mapping[str, Family] = {
+    **{
+        f"encoder-{'bf' if first else 'sf'}-{'pre' if norm else 'post'}": hand(
+            "torch_nn",
+            "Encoder",
+            ("src",),
+            _ENCODER,
+            first,
+            norm,
+            shapes={} if first else {"src": ("sequence", "batch", 13)},
+            baked=BAKED,
+        )
+        for first in (True, False)
+        for norm in (True, False)
+    },
+    "mha-self": hand("torch_nn", "SelfAttention", ("src",), _ATTENTION, baked=BAKED),
+    "mha-cross": hand("torch_nn", "CrossAttention", ("src", "memory"), _CROSS, True, baked=BAKED),
+    "mha-cross-dims": hand(
+        "torch_nn",
+        "CrossAttention",
+        ("src", "memory"),
+        replace(_ATTENTION, notes=("keys and values are read from the input itself",)),
+        False,
+        baked=BAKED,
+    ),
+    "einsum": hand(
+        "einsum",
+        "Einsum",
+        ("src",),
+        replace(_ENCODER, notes=("projections are Einsum with explicit head axes",)),
+    ),
+}

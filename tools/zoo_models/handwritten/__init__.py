@@ -1,0 +1,1 @@
+"""Torch modules that are written here because no configuration gives them."""
