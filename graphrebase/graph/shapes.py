@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from graphrebase.graph.fold import MAX_FOLDED, evaluate
+from graphrebase.graph.quantized_shapes import SHAPES
 from graphrebase.graph.view import Graph, Node
 
 Dim = tuple[int, int]
@@ -207,6 +208,12 @@ def _contributed(
     data: Mapping[int, np.ndarray],
     graph: Graph,
 ) -> list[tuple[int, tuple[int, ...]] | None]:
+    function = SHAPES.get(node.op_type)
+    if function is not None:
+        try:
+            return function(node, inputs)
+        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            return [None] * len(node.outputs)
     return [inputs[0]] if node.op_type in _SAME_SHAPE else [None] * len(node.outputs)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from graphrebase.io.compare import structure_difference
 from graphrebase.io.paths import check_target
 from graphrebase.io.reader import Model, read_model
-from graphrebase.io.tensors import TensorRef
+from graphrebase.io.tensors import TensorRef, is_float
 from graphrebase.io.writer import write_model
 
 __all__ = [
     "Model",
     "TensorRef",
     "check_target",
+    "is_float",
     "read_model",
     "structure_difference",
     "write_model",

@@ -193,7 +193,7 @@ def encode(ref: TensorRef, values: Array) -> Iterator[Array]:
 
 
 def _check_fits(ref: TensorRef, values: Array) -> None:
-    is_cast = _is_inexact(ref.dtype) and values.dtype in (np.float32, np.float64)
+    is_cast = is_float(ref.dtype) and values.dtype in (np.float32, np.float64)
     fits = values.dtype == ref.dtype or (is_cast and ref.dtype.kind != "c")
     if values.shape != ref.shape or not fits:
         raise GraphRebaseError(
@@ -202,13 +202,14 @@ def _check_fits(ref: TensorRef, values: Array) -> None:
         )
 
 
-def _is_inexact(dtype: np.dtype[Any]) -> bool:
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a type holds floating (or complex) numbers, those of ml_dtypes included."""
     return dtype.name.startswith(("float", "bfloat", "complex"))
 
 
 def _non_finite(values: Array) -> dict[str, int]:
     """Return how many elements are NaN, +inf and -inf; empty if none is."""
-    if not _is_inexact(values.dtype) or np.isfinite(values).all():
+    if not is_float(values.dtype) or np.isfinite(values).all():
         return {}
     odd = values[~np.isfinite(values)]
     if odd.dtype.kind == "c":

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from graphrebase.align import Alignment
 from graphrebase.align.alignment import is_matrix
 from graphrebase.errors import MismatchError, OutputError, VerificationError
-from graphrebase.io import Model, write_model
+from graphrebase.io import Model, is_float, write_model
 from graphrebase.structure import Skip, Structure
 from graphrebase.symmetry import Symmetry, index_vector, leaves, permute_array, random_permutations
 from graphrebase.symmetry.axes import Axis
@@ -49,7 +49,7 @@ class Basis:
 
     def _permuted(self, name: str) -> np.ndarray:
         array = self.symmetry.graph.constants[name].load()
-        if np.isnan(np.asarray(array, np.float32)).any():
+        if is_float(array.dtype) and np.isnan(np.asarray(array, np.float32)).any():
             raise VerificationError(
                 "the weights hold NaN values",
                 where=f"{self.symmetry.graph.model.path}, tensor '{name}'",

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphrebase.graph import Dim, Graph, Node, ShapeTable, infer_shapes
+from graphrebase.graph.quantized import quantized_constants
 from graphrebase.graph.shapes import input_dims, is_static
+from graphrebase.io import is_float
 from graphrebase.symmetry import rules as _rules
 from graphrebase.symmetry.axes import (
     UNIT,
@@ -127,6 +129,11 @@ class _State:
     uniform: set[str]
     scopes: list[Axes]
     unknown: dict[str, int]
+    quantized: frozenset[str]
+
+    def may_move(self, name: str) -> bool:
+        """Tell whether a constant holds numbers: floats, or integers used as quantised ones."""
+        return is_float(self.graph.constants[name].dtype) or name in self.quantized
 
 
 def find_symmetry(
@@ -150,7 +157,8 @@ def find_symmetry(
             the same graph without cuts.
     """
     table = infer_shapes(graph) if shapes is None else shapes
-    state = _State(graph, table, Solver(), frozenset(free), {}, {}, {}, set(), [], {})
+    numbers = quantized_constants(graph)
+    state = _State(graph, table, Solver(), frozenset(free), {}, {}, {}, set(), [], {}, numbers)
     _name_inputs(state)
     for node in graph.nodes:
         _apply(node, state, cuts)
@@ -248,10 +256,9 @@ def _constant_axes(name: str, state: _State, use: Use | None = None) -> Axes:
         state.uniform.add(name)
         return _fresh(ref.shape)
     if name not in state.constants:
-        floating = ref.dtype.kind not in "iubSU"
         state.constants[name] = (
             _fresh(ref.shape)
-            if floating
+            if state.may_move(name)
             else [frozen((n, n), "integer constant") for n in ref.shape]
         )
     return state.constants[name]
@@ -267,7 +274,8 @@ def _is_uniform(name: str, state: _State) -> bool:
     Exporters merge equal tensors (two fresh norm gains); that says nothing about their axes.
     """
     ref = state.graph.constants[name]
-    if name in state.constants or ref.dtype.kind in "iubSU" or len(state.graph.users(name)) < 2:
+    shared = len(state.graph.users(name)) > 1
+    if name in state.constants or not shared or not state.may_move(name):
         return False
     size = int(np.prod(ref.shape, dtype=np.int64))
     if not 1 < size <= _UNIFORM_LIMIT:
@@ -368,7 +376,7 @@ def _groups(state: _State) -> Iterable[Group]:
 
 def _frozen_axes(state: _State) -> Iterable[FrozenAxis]:
     for name, axes in state.constants.items():
-        if state.graph.constants[name].dtype.kind in "iubSU":
+        if not state.may_move(name):
             continue
         for position, axis in enumerate(axes):
             reasons = dict.fromkeys(_reasons(axis))

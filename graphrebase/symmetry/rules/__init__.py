@@ -7,6 +7,15 @@ from graphrebase.symmetry.rules import (
     gather,
     layout,
     normalization,
+    quantization,
 )
 
-__all__ = ["attention", "contraction", "elementwise", "gather", "layout", "normalization"]
+__all__ = [
+    "attention",
+    "contraction",
+    "elementwise",
+    "gather",
+    "layout",
+    "normalization",
+    "quantization",
+]
