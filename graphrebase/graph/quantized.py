@@ -99,10 +99,14 @@ FORMS: Mapping[tuple[str, str], Form] = {
 #: Operators that turn numbers into quantised ones, or back, and keep every axis.
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
-#: Input positions of packed or block-wise quantised numbers, of operators with rules of their own.
-_BLOCKWISE: Mapping[tuple[str, str], frozenset[int]] = {
-    (_MS, "MatMulNBits"): frozenset({1, 3}),
-    (_MS, "GatherBlockQuantized"): frozenset({0, 3}),
+#: Operators with rules of their own: input positions of their numbers, scales and zero points.
+_OWN: Mapping[tuple[str, str], tuple[int, int, int]] = {
+    ("", "DequantizeLinear"): (0, 1, 2),
+    (_MS, "DequantizeLinear"): (0, 1, 2),
+    ("", "QuantizeLinear"): (-1, 1, 2),
+    (_MS, "QuantizeLinear"): (-1, 1, 2),
+    (_MS, "GatherBlockQuantized"): (0, 2, 3),
+    (_MS, "MatMulNBits"): (1, 2, 3),
 }
 
 #: Operators that hand the values of their first input on, in another order or shape.
@@ -179,13 +183,36 @@ def _only_numbers(graph: Graph, name: str, narrow: bool) -> bool:
     return True
 
 
-def _number_positions(node: Node) -> frozenset[int]:
-    """Return the input positions of a node that quantised numbers come in at."""
-    if node.op_type in CONVERSIONS:
-        return frozenset({2} if node.op_type == "QuantizeLinear" else {0, 2})
+def scale_constants(graph: Graph) -> frozenset[str]:
+    """Return the constants that are scales or zero points of others, and nothing else."""
+    return frozenset(
+        name
+        for name in graph.constants
+        if (users := graph.users(name))
+        and all(slot.position in _scale_positions(slot.node) for slot in users)
+    )
+
+
+def _scale_positions(node: Node) -> frozenset[int]:
+    """Return the input positions of scales and zero points."""
+    own = _OWN.get((node.domain, node.op_type))
+    if own is not None:
+        return frozenset(own[1:])
     form = form_of(node)
     if form is None:
-        return _BLOCKWISE.get((node.domain, node.op_type), frozenset())
+        return frozenset()
+    pairs = ((operand.scale, operand.zero_point) for operand in form.operands)
+    return frozenset({*form.result, *(p for pair in pairs for p in pair)} - {-1})
+
+
+def _number_positions(node: Node) -> frozenset[int]:
+    """Return the input positions that quantised numbers and their zero points come in at."""
+    own = _OWN.get((node.domain, node.op_type))
+    if own is not None:
+        return frozenset({own[0], own[2]} - {-1})
+    form = form_of(node)
+    if form is None:
+        return frozenset()
     found = {form.bias, *form.result[1:]}
     for operand in form.operands:
         if operand.scale >= 0 or operand.zero_point >= 0 or form.op_type in ("Gemm", "Conv"):

@@ -8,6 +8,7 @@ from functools import partial
 
 from graphrebase.align import AlignmentProblem, Space, Weight
 from graphrebase.errors import MismatchError
+from graphrebase.io import is_float
 from graphrebase.structure import Role, Structure
 
 #: Roles of these kinds make an architecture; a head may come and go with the task.
@@ -49,6 +50,7 @@ def check_architecture(one: Structure, other: Structure, names: tuple[str, str])
                 where=str(structure.model.path),
                 hint="look at `graphrebase inspect` for near misses",
             )
+        check_floats(structure, name)
     left, right = _body(one), _body(other)
     missing = [n for n in left if n not in right and not n.endswith(".bias")]
     extra = [n for n in right if n not in left and not n.endswith(".bias")]
@@ -71,6 +73,28 @@ def check_architecture(one: Structure, other: Structure, names: tuple[str, str])
                 where=where,
                 hint=hint,
             )
+
+
+def check_floats(structure: Structure, name: str) -> None:
+    """Check that a model is not quantised: integers cannot take a task vector without loss.
+
+    Raises:
+        MismatchError: the model is quantised; it says which roles are.
+    """
+    if not structure.quantized:
+        return
+    model = structure.model
+    roles = {n: r.view.tensor for n, r in structure.roles.items()}
+    integers = [n for n, t in roles.items() if not is_float(model.tensors[t].dtype)]
+    shown = [f"{n} (tensor '{roles[n]}', {model.tensors[roles[n]].dtype})" for n in integers[:3]]
+    more = f" and {len(integers) - 3} further roles" if len(integers) > 3 else ""
+    reason = f": {', '.join(shown)}{more}" if shown else ": its scales hold for its own weights"
+    raise MismatchError(
+        f"the {name} model is quantised, and quantising moved weights again loses what they say"
+        + reason,
+        where=str(model.path),
+        hint="rebase the float models and quantise the result",
+    )
 
 
 def _body(structure: Structure) -> dict[str, Role]:

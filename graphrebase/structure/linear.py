@@ -78,7 +78,10 @@ def _from_gemm(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
     bias = constant_view(graph, shapes, node.input(2)) if node.input(2) else None
     if bias is not None and bias.shape != (view.shape[0],):
         bias = None
-    return Linear(node, view, bias, node.inputs[0], node.outputs[0], node.outputs[0], 1)
+    output = node.outputs[0]
+    if not node.input(2):
+        bias, output = _following_bias(graph, shapes, output, view.shape[0])
+    return Linear(node, view, bias, node.inputs[0], node.outputs[0], output, 1)
 
 
 def _from_conv(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:

@@ -10,6 +10,7 @@ import numpy as np
 from graphrebase.align import Space
 from graphrebase.errors import UsageError
 from graphrebase.graph import Graph, ShapeTable, build_graph, infer_shapes
+from graphrebase.graph.dequantized import float_view
 from graphrebase.graph.pattern import Match, NearMiss, Scene
 from graphrebase.io import Model
 from graphrebase.structure import roles as _roles
@@ -51,6 +52,7 @@ class Structure:
     Attributes:
         model: the file.
         graph: its view.
+        float_graph: the float graph that a quantised one stands for, else ``graph`` itself.
         symmetry: groups with every residual connection intact: what the graph itself allows.
         blocks: attention layers and MLPs in the order of the residual stream.
         norms: normalisations in topological order.
@@ -65,6 +67,7 @@ class Structure:
 
     model: Model
     graph: Graph
+    float_graph: Graph
     symmetry: Symmetry
     blocks: tuple[Attention | Mlp, ...]
     norms: tuple[Match, ...]
@@ -82,6 +85,11 @@ class Structure:
         """Return the attention layers."""
         return [b for b in self.blocks if isinstance(b, Attention)]
 
+    @property
+    def quantized(self) -> bool:
+        """Tell whether the model computes with quantised numbers."""
+        return self.float_graph is not self.graph
+
     def read(self, role: str) -> np.ndarray:
         """Return the canonical array of a role."""
         view = self.roles[role].view
@@ -90,6 +98,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
+    source: Graph
     graph: Graph
     shapes: ShapeTable
     linears: Sequence[Linear]
@@ -117,17 +126,18 @@ def find_structure(
         raise UsageError(f"unknown residual mode '{residual}'", hint="use per-point or shared")
     parts = _find_parts(model)
     free = tuple(free)
-    intact = find_symmetry(parts.graph, parts.shapes, free=free)
+    intact = find_symmetry(parts.source, parts.shapes, free=free)
     cut = intact
     if residual == "per-point":
         edges = {(b.residual.node.index, b.residual.skip) for b in parts.blocks if b.residual}
-        cut = find_symmetry(parts.graph, parts.shapes, free=free, cuts=edges, latent=intact.latent)
+        cut = find_symmetry(parts.source, parts.shapes, free=free, cuts=edges, latent=intact.latent)
     table = SpaceTable(cut)
     skips = _residual_spaces(parts, table, residual)
     found = _collect_roles(parts, table)
     return Structure(
         model=model,
-        graph=parts.graph,
+        graph=parts.source,
+        float_graph=parts.graph,
         symmetry=intact,
         blocks=parts.blocks,
         norms=parts.norms,
@@ -143,8 +153,9 @@ def find_structure(
 
 
 def _find_parts(model: Model) -> _Parts:
-    graph = build_graph(model)
-    shapes = infer_shapes(graph)
+    source = build_graph(model)
+    shapes = infer_shapes(source)
+    graph = float_view(source)
     linears = find_linears(graph, shapes)
     matches, missed = find_matches(Scene(graph, shapes))
     attention, lost = find_attention(
@@ -160,7 +171,7 @@ def _find_parts(model: Model) -> _Parts:
     norms = [m for m in matches if m.kind == "norm"]
     norms.sort(key=lambda m: (_tower(feeds[m.parts["output"]], keys), m.node.index))
     return _Parts(
-        graph, shapes, linears, tuple(ordered), towers, keys, tuple(norms), (*missed, *lost)
+        source, graph, shapes, linears, tuple(ordered), towers, keys, tuple(norms), (*missed, *lost)
     )
 
 

@@ -305,10 +305,10 @@ def embedding_roles(
     """Yield the role of a table whose rows are looked up, named after the input that looks."""
     name = node.inputs[0]
     ref = graph.constants.get(name)
-    if ref is None or len(ref.shape) != 2 or ref.dtype.kind in "iub":
+    if ref is None or len(ref.shape) != 2 or not table.symmetry.holds_numbers(name):
         return
     view = View(name, ref.shape, shape=ref.shape)
-    axes = table.symmetry.uses.get((node.index, 0))
+    axes = table.symmetry.uses.get((node.index, 0)) or table.symmetry.values.get(node.outputs[0])
     axis = axes[-1] if axes else None
     source = sources.get(node.inputs[1])
     label = source or table_label(ref.shape)
@@ -323,7 +323,7 @@ def table_label(shape: Sequence[int]) -> str:
 def other_roles(table: SpaceTable, graph: Graph, claimed: set[str]) -> Iterable[Role]:
     """Yield every remaining float constant, named by shape and order of use."""
     counts: dict[tuple[int, ...], int] = {}
-    for name, ref, node_index, position in _remaining(graph, claimed):
+    for name, ref, node_index, position in _remaining(table, graph, claimed):
         shape = tuple(n for n in ref.shape if n != 1)
         axes = table.symmetry.uses.get((node_index, position))
         spaces = tuple(table.name(a) for a in axes) if axes else (None,) * len(ref.shape)
@@ -338,12 +338,16 @@ def other_roles(table: SpaceTable, graph: Graph, claimed: set[str]) -> Iterable[
         yield Role(f"other.{label}.{number}", "other", view, kept, node_index)
 
 
-def _remaining(graph: Graph, claimed: set[str]) -> Iterable[tuple[str, TensorRef, int, int]]:
+def _remaining(
+    table: SpaceTable, graph: Graph, claimed: set[str]
+) -> Iterable[tuple[str, TensorRef, int, int]]:
     seen: set[str] = set()
     for node in graph.nodes:
         for position, name in enumerate(node.inputs):
             ref = graph.constants.get(name)
-            if ref is None or name in claimed or name in seen or ref.dtype.kind in "iubSU":
+            if ref is None or name in claimed or name in seen:
+                continue
+            if not table.symmetry.holds_numbers(name):
                 continue
             seen.add(name)
             if int(np.prod(ref.shape, dtype=np.int64)) > 1:

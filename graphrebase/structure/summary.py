@@ -8,7 +8,7 @@ from typing import Any
 
 from graphrebase.structure.blocks import Attention, Mlp
 from graphrebase.structure.model import Structure
-from graphrebase.symmetry.axes import Axis, Frozen, children
+from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, children
 
 
 def summary(structure: Structure) -> dict[str, Any]:
@@ -118,14 +118,24 @@ def _frozen_spaces(structure: Structure) -> Iterable[dict[str, Any]]:
     for block in structure.blocks:
         if block.residual is not None:
             axes = symmetry.values.get(block.residual.node.outputs[0])
-            if axes and isinstance(axes[-1].form, Frozen):
+            if axes and not isinstance(axes[-1].form, Leaf):
                 yield _named("residual", axes[-1])
                 break
+    mlps = (block for block in structure.blocks if not isinstance(block, Attention))
+    for number, block in enumerate(mlps):
+        axes = symmetry.values.get(block.down.input)
+        if axes and not isinstance(axes[-1].form, Leaf):
+            yield _named(f"block.{number}.mlp", axes[-1])
 
 
 def _named(name: str, axis: Axis | None) -> dict[str, Any]:
     reasons = list(dict.fromkeys(_reasons(axis))) if axis is not None else []
     tied = "one order for all heads"
+    if axis is not None and isinstance(axis.form, Fibre):
+        tied = "its heads move as a grid only"
+    if axis is not None and isinstance(axis.form, Product):
+        sizes = " x ".join(str(factor.length) for factor in axis.form.factors)
+        reasons.append(f"moves as a grid of {sizes} only")
     return {"axis": name, "size": axis.length if axis else 0, "reason": "; ".join(reasons) or tied}
 
 
@@ -143,10 +153,14 @@ def _frozen_constants(structure: Structure) -> Iterable[dict[str, Any]]:
 
 
 def _floating(structure: Structure) -> dict[str, int]:
+    """Return the sizes of all weights, quantised ones too; their scales do not count."""
+    plain, own = structure.float_graph, structure.graph
+    scales = {name for name in own.constants if own.users(name) and not plain.users(name)}
     return {
         name: math.prod(ref.shape)
-        for name, ref in structure.model.tensors.items()
-        if ref.dtype.kind not in "iubSU" and math.prod(ref.shape) > 1
+        for name, ref in plain.constants.items()
+        if structure.symmetry.holds_numbers(name) and name not in scales
+        if math.prod(ref.shape) > 1
     }
 
 
@@ -155,7 +169,7 @@ def _parameters(structure: Structure) -> int:
 
 
 def coverage(structure: Structure) -> float:
-    """Return the share of float parameters that have a role (``other`` does not count)."""
+    """Return the share of parameters that have a role (``other`` does not count)."""
     sizes = _floating(structure)
     total = sum(sizes.values())
     named = {r.view.tensor for r in structure.roles.values() if r.kind != "other"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphrebase.graph import Dim, Graph, Node, ShapeTable, infer_shapes
-from graphrebase.graph.quantized import quantized_constants
+from graphrebase.graph.quantized import quantized_constants, scale_constants
 from graphrebase.graph.shapes import input_dims, is_static
 from graphrebase.io import is_float
 from graphrebase.symmetry import rules as _rules
@@ -97,6 +97,7 @@ class Symmetry:
         constants: axes of every constant that groups move.
         uniform: shared constants with equal values, which any permutation leaves alone.
         latent: output axes (output, axis) that are hidden units and not scores, frozen or free.
+        quantized: integer constants that hold quantised numbers.
     """
 
     graph: Graph
@@ -110,6 +111,11 @@ class Symmetry:
     frozen: tuple[FrozenAxis, ...]
     unknown_operators: Mapping[str, int]
     latent: frozenset[OutputAxis]
+    quantized: frozenset[str]
+
+    def holds_numbers(self, name: str) -> bool:
+        """Tell whether a constant holds numbers that may move, and not indices or shapes."""
+        return is_float(self.graph.constants[name].dtype) or name in self.quantized
 
     def axes(self, node: Node, position: int) -> Axes | None:
         """Return the axes of a node input."""
@@ -176,6 +182,7 @@ def find_symmetry(
         frozen=tuple(_frozen_axes(state)),
         unknown_operators=state.unknown,
         latent=frozenset(found),
+        quantized=numbers,
     )
 
 
@@ -308,8 +315,9 @@ def _fix_outputs(state: _State, known: Set[OutputAxis]) -> set[OutputAxis]:
 def _read_axes(state: _State) -> set[Axis]:
     """Return the leaves that at least two matrices carry: hidden axes, not class scores."""
     seen: dict[Axis, int] = {}
-    for axes in state.constants.values():
-        if len(axes) >= 2:
+    scales = scale_constants(state.graph)
+    for name, axes in state.constants.items():
+        if len(axes) >= 2 and name not in scales:
             for root in {x.root for axis in axes for x in leaves(axis)}:
                 seen[root] = seen.get(root, 0) + 1
     return {root for root, count in seen.items() if count > 1}

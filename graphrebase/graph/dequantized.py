@@ -1,0 +1,126 @@
+"""A quantised graph as the float graph it stands for, so that one pattern fits both.
+
+Conversions disappear, quantised operators become float ones, and so do the chains that dynamic
+quantisation writes (DynamicQuantizeLinear, MatMulInteger, Cast, Mul by the scales). Values keep
+their names, nodes their index; a weight is read where its integers are. This view only labels: it
+has no scales, so nothing may be computed or proved with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from graphrebase.graph.quantized import float_node, form_of, is_conversion
+from graphrebase.graph.view import Graph, Node
+from graphrebase.io import TensorRef
+
+#: Operators whose integer products are cast to float and scaled by what follows them.
+_INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})
+
+
+@dataclass(slots=True)
+class _Rewrite:
+    """State of one pass: what each value is called now, and which values only scale others."""
+
+    graph: Graph
+    names: dict[str, str]
+    scales: set[str]
+    products: set[str]
+    constants: dict[str, TensorRef]
+    nodes: list[Node]
+
+    def resolve(self, node: Node) -> Node:
+        return replace(node, inputs=tuple(self.names.get(name, name) for name in node.inputs))
+
+    def alias(self, node: Node, position: int = 0) -> None:
+        """Let the first output of a node be its input at ``position``."""
+        self.names[node.outputs[0]] = node.inputs[position]
+
+
+def float_view(graph: Graph) -> Graph:
+    """Return the float graph that a quantised one stands for; a float graph is returned itself."""
+    state = _Rewrite(graph, {}, set(), set(), dict(graph.constants), [])
+    for node in graph.nodes:
+        _visit(state, state.resolve(node))
+    if len(state.nodes) == len(graph.nodes) and state.constants == graph.constants:
+        unchanged = all(
+            a.op_type == b.op_type for a, b in zip(state.nodes, graph.nodes, strict=True)
+        )
+        if unchanged:
+            return graph
+    outputs = {name: state.names.get(source, source) for name, source in graph.outputs.items()}
+    return replace(graph, nodes=tuple(state.nodes), constants=state.constants, outputs=outputs)
+
+
+def _visit(state: _Rewrite, node: Node) -> None:
+    form = form_of(node)
+    if is_conversion(node):
+        state.alias(node)
+        state.scales.update(filter(None, node.outputs[1:]))
+    elif (node.domain, node.op_type) in _BLOCKWISE:
+        state.nodes.append(_BLOCKWISE[node.domain, node.op_type](state, node))
+    elif form is not None:
+        call = float_node(node, form)
+        if form.bias >= 0 and node.input(form.bias):
+            inputs = (*call.inputs, node.input(form.bias))
+            call = replace(call, op_type="Gemm", inputs=inputs)
+        state.nodes.append(call)
+        if node.op_type in _INTEGER_PRODUCTS:
+            state.products.add(node.outputs[0])
+    elif not node.domain and _is_scaling(state, node):
+        return
+    else:
+        state.nodes.append(node)
+
+
+def _is_scaling(state: _Rewrite, node: Node) -> bool:
+    """Take a node as one that turns integer products to float; tells whether it is one."""
+    if node.op_type == "Cast" and node.inputs[0] in state.products:
+        state.alias(node)
+        return True
+    if node.op_type != "Mul":
+        return False
+    scales = [name in state.scales for name in node.inputs]
+    others = [name for name, scale in zip(node.inputs, scales, strict=True) if not scale]
+    if any(scales) and all(state.graph.is_constant(name) for name in others):
+        state.scales.add(node.outputs[0])
+        return True
+    if any(scales) and others and others[0] in state.products:
+        state.alias(node, node.inputs.index(others[0]))
+        return True
+    return False
+
+
+def _nbits(state: _Rewrite, node: Node) -> Node:
+    """Return MatMulNBits as the Gemm with a transposed weight (N, K)."""
+    size = (node.attributes["N"], node.attributes["K"])
+    _reshape(state, node.inputs[1], size)
+    inputs = [node.inputs[0], node.inputs[1], node.input(5)]
+    kept = tuple(inputs if inputs[2] else inputs[:2])
+    return replace(node, op_type="Gemm", domain="", inputs=kept, attributes={"transB": 1})
+
+
+def _gather_blocks(state: _Rewrite, node: Node) -> Node:
+    """Return GatherBlockQuantized as a Gather."""
+    ref = state.constants.get(node.inputs[0])
+    if ref is not None and ref.dtype.name == "uint8":
+        along = node.attributes.get("quantize_axis", 1) % len(ref.shape)
+        size = list(ref.shape)
+        size[along] *= 8 // node.attributes.get("bits", 4)
+        _reshape(state, node.inputs[0], tuple(size))
+    rows = node.attributes.get("gather_axis", 0)
+    attributes = {"axis": rows}
+    return replace(node, op_type="Gather", domain="", inputs=node.inputs[:2], attributes=attributes)
+
+
+def _reshape(state: _Rewrite, name: str, shape: tuple[int, ...]) -> None:
+    """Give a packed weight the shape of the numbers it holds."""
+    if name in state.graph.constants:
+        state.constants[name] = replace(state.graph.constants[name], shape=shape)
+
+
+_BLOCKWISE: Mapping[tuple[str, str], Callable[[_Rewrite, Node], Node]] = {
+    ("com.microsoft", "GatherBlockQuantized"): _gather_blocks,
+    ("com.microsoft", "MatMulNBits"): _nbits,
+}

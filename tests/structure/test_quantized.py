@@ -1,0 +1,102 @@
+"""A quantised export has the blocks of the float one, and its groups where scales allow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import (  # type: ignore[import-untyped]
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.matmul_nbits_quantizer import (  # type: ignore[import-untyped]
+    MatMulNBitsQuantizer,
+)
+from zoo_fixture import ZooEntry, zoo_model
+
+from graphrebase.errors import MismatchError
+from graphrebase.io import read_model
+from graphrebase.rebase.pairing import check_architecture
+from graphrebase.structure import find_structure, summary
+
+FAMILIES = ("bert-ts17-eager", "gpt2-ts17-eager", "llama-ts17-eager", "vit-cls-ts17-eager")
+#: Scales per channel or tensor: nothing is lost.
+EXACT = ("dynamic", "qdq", "qoperator")
+
+
+class Once(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration on one batch."""
+
+    def __init__(self, feed: dict[str, np.ndarray]) -> None:
+        self.feeds = iter([feed])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the batch, then None."""
+        return next(self.feeds, None)
+
+
+def quantize(entry: ZooEntry, how: str, path: Path) -> Path:
+    """Quantise a zoo entry per channel, or in blocks of 16."""
+    if how == "dynamic":
+        quantize_dynamic(entry.path, path, per_channel=True, weight_type=QuantType.QInt8)
+    elif how == "4 bits":
+        made = MatMulNBitsQuantizer(onnx.load(entry.path), block_size=16, is_symmetric=False)
+        made.process()
+        onnx.save(made.model.model, path)
+    else:
+        with np.load(entry.path.with_suffix(".inputs.npz")) as stored:
+            named = {k.removeprefix("large/"): stored[k] for k in stored if k.startswith("large/")}
+        inputs = [v.name for v in onnx.load(entry.path, load_external_data=False).graph.input]
+        form = QuantFormat.QDQ if how == "qdq" else QuantFormat.QOperator
+        reader = Once({name: named[name] for name in inputs})
+        quantize_static(
+            entry.path, path, reader, quant_format=form, per_channel=True,
+            weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+        )  # fmt: skip
+    return path
+
+
+def blocks(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what `inspect` says of the blocks, without the names of nodes."""
+    return [{k: v for k, v in block.items() if k != "node"} for block in found["blocks"]]
+
+
+def kinds(found: dict[str, Any]) -> Counter[tuple[str, int, int]]:
+    """Return how many groups there are of each kind, size and count."""
+    return Counter((g["kind"], g["size"], g["count"]) for g in found["groups"])
+
+
+@pytest.mark.parametrize("how", [*EXACT, "4 bits"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_are_those_of_the_float_model(tmp_path: Path, family: str, how: str) -> None:
+    entry = zoo_model(family)
+    path = quantize(entry, how, tmp_path / "model.onnx")
+    plain = summary(find_structure(read_model(entry.path)))
+    found = summary(find_structure(read_model(path)))
+    assert blocks(found) == blocks(plain)
+    assert found["near_misses"] == [] and found["coverage"] > 0.95
+    kinds = [
+        Counter((g["kind"], g["size"], g["count"]) for g in s["groups"]) for s in (found, plain)
+    ]
+    if how in EXACT:
+        assert kinds[0] == kinds[1]
+    else:
+        named = {f["axis"]: f["reason"] for f in found["frozen"]}
+        assert "share a byte" in named["residual"]
+
+
+def test_integers_are_not_rebased(tmp_path: Path) -> None:
+    entry = zoo_model(FAMILIES[0])
+    plain = find_structure(read_model(entry.path))
+    quantized = find_structure(read_model(quantize(entry, "dynamic", tmp_path / "model.onnx")))
+    assert quantized.quantized and not plain.quantized
+    check_architecture(plain, plain, ("base", "target"))
+    with pytest.raises(MismatchError, match=r"target model is quantised.*embedding.input_ids"):
+        check_architecture(plain, quantized, ("base", "target"))
