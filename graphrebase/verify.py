@@ -26,7 +26,7 @@ from graphrebase.runtime import (
     two_sizes,
 )
 from graphrebase.structure import Structure, find_structure
-from graphrebase.structure.summary import group_kind
+from graphrebase.structure.summary import group_names
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -97,13 +97,12 @@ def _aligned(model: Model, path: Path, free: Sequence[str]) -> tuple[Structure, 
 
 def _groups_moved(structure: Structure, basis: Basis) -> dict[str, int]:
     """Return how many groups of each kind were permuted."""
-    names = {leaf.root: name for name, free in structure.leaves.items() for leaf in free}
+    names = group_names(structure)
     counts: dict[str, int] = {}
     for group in basis.symmetry.groups:
         moved = [leaf for leaf in group.leaves if leaf.root in basis.permutations]
         if moved:
-            name = names.get(moved[0].root)
-            kind = group_kind(name, structure.spaces[name].kind) if name else "other"
+            kind = names[moved[0].root][1] if moved[0].root in names else "other"
             counts[kind] = counts.get(kind, 0) + 1
     return counts
 

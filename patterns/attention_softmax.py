@@ -18,11 +18,13 @@ _CONTRACTIONS = frozenset({"MatMul"})
 def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
     scores = scene.back(node.inputs[0], _SCORE_OPS, _CONTRACTIONS)
     weights = scene.forward(node.outputs[0], _WEIGHT_OPS, _CONTRACTIONS)
-    if scores is None and weights is None:
+    before = scores is not None and len(scene.computed_inputs(scores)) == 2
+    after = weights is not None and len(scene.computed_inputs(weights)) == 2
+    if not before and not after:
         return None
-    if scores is None or len(scene.computed_inputs(scores)) != 2:
+    if scores is None or not before:
         return NearMiss("attention_softmax", node, "no contraction of q and k before this Softmax")
-    if weights is None or len(scene.computed_inputs(weights)) != 2:
+    if weights is None or not after:
         return NearMiss("attention_softmax", node, "no contraction with v after this Softmax")
     parts = {
         "query": scores.inputs[0],

@@ -104,6 +104,22 @@ def _concat(inputs: Sequence[Array | None], attributes: dict[str, Any]) -> list[
     return [np.concatenate([_need(x) for x in inputs], attributes["axis"])]
 
 
+def _gather_nd(inputs: Sequence[Array | None], attributes: dict[str, Any]) -> list[Array]:
+    if attributes.get("batch_dims", 0):
+        raise ValueError("a batch of look-ups is not folded")
+    return [_need(inputs[0])[tuple(np.moveaxis(_need(inputs[1]), -1, 0))]]
+
+
+def _one_hot(inputs: Sequence[Array | None], attributes: dict[str, Any]) -> list[Array]:
+    indices, depth, pair = (_need(x) for x in inputs)
+    count = int(depth.reshape(-1)[0])
+    axis = attributes.get("axis", -1) % (indices.ndim + 1)
+    wrapped = np.where(indices < 0, indices + count, indices)
+    form = [count if i == axis else 1 for i in range(indices.ndim + 1)]
+    chosen = np.expand_dims(wrapped, axis) == np.arange(count).reshape(form)
+    return [np.where(chosen, pair[1], pair[0]).astype(pair.dtype)]
+
+
 def _elementwise(function: Callable[..., Array]) -> Evaluator:
     return lambda inputs, attributes: [np.asarray(function(*[_need(x) for x in inputs]))]
 
@@ -124,6 +140,7 @@ EVALUATORS: dict[str, Evaluator] = {
     ],
     "Floor": _elementwise(np.floor),
     "Gather": lambda x, a: [np.take(_need(x[0]), _need(x[1]), axis=a.get("axis", 0))],
+    "GatherND": _gather_nd,
     "Greater": _elementwise(np.greater),
     "GreaterOrEqual": _elementwise(np.greater_equal),
     "Identity": lambda x, a: [_need(x[0])],
@@ -135,6 +152,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "Mul": _elementwise(np.multiply),
     "Neg": _elementwise(np.negative),
     "Not": _elementwise(np.logical_not),
+    "OneHot": _one_hot,
     "Or": _elementwise(np.logical_or),
     "Pow": _elementwise(np.power),
     "Range": _elementwise(np.arange),

@@ -1,6 +1,7 @@
 """Structure: attention, MLP, norms and embeddings labelled, weights read as canonical arrays."""
 
-from graphrebase.structure.blocks import Attention, Mlp
+from graphrebase.structure.blocks import Attention
+from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.model import RESIDUAL_MODES, Skip, Structure, find_structure
 from graphrebase.structure.roles import Role
 from graphrebase.structure.summary import coverage, summary

@@ -14,14 +14,9 @@ from graphrebase.graph.dequantized import float_view
 from graphrebase.graph.pattern import Match, NearMiss, Scene
 from graphrebase.io import Model
 from graphrebase.structure import roles as _roles
-from graphrebase.structure.blocks import (
-    Attention,
-    Mlp,
-    find_attention,
-    find_matches,
-    find_mlps,
-)
+from graphrebase.structure.blocks import Attention, find_attention, find_matches
 from graphrebase.structure.linear import Linear, find_linears
+from graphrebase.structure.mlp import Mlp, find_mlps
 from graphrebase.structure.roles import Role, SpaceTable
 from graphrebase.symmetry import Symmetry, find_symmetry
 from graphrebase.symmetry.axes import Axis
@@ -60,6 +55,7 @@ class Structure:
         roles: canonical arrays by name, in topological order.
         spaces: index spaces of the roles.
         leaves: the free axes of ``space_symmetry`` behind every space.
+        partial: name and kind of free axes that are a part of an axis, and no space of their own.
         fixed: head spaces that must keep their order.
         space_symmetry: the algebra the spaces come from (skips cut for ``per-point``).
         skips: skip edges, empty for ``shared``.
@@ -75,6 +71,7 @@ class Structure:
     roles: Mapping[str, Role]
     spaces: Mapping[str, Space]
     leaves: Mapping[str, tuple[Axis, ...]]
+    partial: Mapping[Axis, tuple[str, str]]
     fixed: frozenset[str]
     space_symmetry: Symmetry
     skips: tuple[Skip, ...]
@@ -145,6 +142,7 @@ def find_structure(
         roles={role.name: role for role in sorted(found, key=lambda r: r.order)},
         spaces=table.spaces,
         leaves=table.leaves,
+        partial=table.partial,
         fixed=frozenset(table.fixed),
         space_symmetry=cut,
         skips=tuple(skips) if residual == "per-point" else (),
@@ -182,6 +180,8 @@ def _tower(inputs: tuple[str, ...], towers: Sequence[tuple[str, ...]]) -> int:
 
 
 def _end(block: Attention | Mlp) -> str:
+    if block.residual is not None:
+        return block.residual.node.outputs[0]
     linear = block.output.linear if isinstance(block, Attention) else block.down
     return linear.output
 
@@ -208,11 +208,17 @@ def _feeding_inputs(graph: Graph) -> dict[str, tuple[str, ...]]:
 
 
 def _residual_spaces(parts: _Parts, table: SpaceTable, residual: str) -> list[Skip]:
-    """Name the points of every residual stream; block k of a stream goes from point to point."""
+    """Name the points of every residual stream; block k of a stream goes from point to point.
+
+    Blocks in parallel go from one point to the same next one.
+    """
     skips: list[Skip] = []
     many = len(set(parts.towers)) > 1
     point = 0
+    joined: set[int] = set()
     for index, (block, tower) in enumerate(zip(parts.blocks, parts.towers, strict=True)):
+        if block.residual is not None and block.residual.node.index in joined:
+            continue
         if index and tower != parts.towers[index - 1]:
             point += 1
         names = (f"residual.{point}", f"residual.{point + 1}")
@@ -222,6 +228,7 @@ def _residual_spaces(parts: _Parts, table: SpaceTable, residual: str) -> list[Sk
         if block.residual is not None:
             before, after = _roles.residual_space(table, block.residual, *names)
             node = block.residual.node
+            joined.add(node.index)
             skips.append(Skip(node.outputs[0], block.residual.skip, before, after))
     return skips
 

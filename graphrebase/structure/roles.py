@@ -12,11 +12,13 @@ from graphrebase.align import Space
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.graph.pattern import Match
 from graphrebase.io import TensorRef
-from graphrebase.structure.blocks import Attention, Mlp, Projection, Residual
+from graphrebase.structure.blocks import Attention, Projection
 from graphrebase.structure.linear import Linear
+from graphrebase.structure.mlp import Mlp
+from graphrebase.structure.residual import Residual
 from graphrebase.structure.views import View, constant_view
 from graphrebase.symmetry import Symmetry
-from graphrebase.symmetry.axes import Axis, Fibre, Leaf
+from graphrebase.symmetry.axes import Axis, Fibre, Leaf, leaves
 
 RoleAxes = tuple[str | None, ...]
 
@@ -47,13 +49,16 @@ class Role:
 class SpaceTable:
     """Spaces by name, and the free axes of the algebra that each stands for.
 
-    A space that hangs on a head space has one free axis per head.
+    A space that hangs on a head space has one free axis per head. ``partial`` has the name and kind
+    of free axes that are only a part of an axis (what rotary positions pass through): a symmetry
+    of the model, but no space of its own.
     """
 
     symmetry: Symmetry
     spaces: dict[str, Space] = field(default_factory=dict)
     leaves: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     names: dict[Axis, str] = field(default_factory=dict)
+    partial: dict[Axis, tuple[str, str]] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
 
     def add(self, space: Space, axes: Sequence[Axis]) -> str:
@@ -149,11 +154,11 @@ def _inner(
     form = axis.form
     if isinstance(form, Leaf) and kv == 1:
         return table.add(Space(name, kind, axis.length), [axis])  # type: ignore[arg-type]
-    if not isinstance(form, Fibre) or len(form.members) != kv or head is None:
-        return None
-    if not all(isinstance(m.form, Leaf) for m in form.members):
-        return None
-    if len({m.root for m in form.members}) != kv:
+    whole = isinstance(form, Fibre) and all(isinstance(m.form, Leaf) for m in form.members)
+    if not whole or len({m.root for m in form.members}) != kv or head is None:
+        for part in leaves(axis):
+            if part.length > 1:
+                table.partial.setdefault(part.root, (name, kind))
         return None
     space = Space(name, kind, axis.length, over=head, count=kv)  # type: ignore[arg-type]
     return table.add(space, form.members)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from graphrebase.structure.blocks import Attention, Mlp
+from graphrebase.structure.blocks import Attention
+from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.model import Structure
-from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, children
+from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, children, leaves
 
 
 def summary(structure: Structure) -> dict[str, Any]:
@@ -75,6 +76,10 @@ def _mlp(block: Mlp) -> dict[str, Any]:
     }
 
 
+#: Name and kind of a group without a name.
+_OTHER = ("", "other")
+
+
 def group_kind(name: str, kind: str) -> str:
     """Return the kind people are shown; units of layers outside the blocks are ``hidden``."""
     return "hidden" if name.startswith("hidden.") else kind
@@ -82,15 +87,13 @@ def group_kind(name: str, kind: str) -> str:
 
 def groups(structure: Structure) -> Iterable[dict[str, Any]]:
     """Yield the symmetry groups of the graph with name, kind, size, count and members."""
-    names = _space_names(structure)
+    names = group_names(structure)
     unnamed = 0
     for group in structure.symmetry.groups:
-        name = next((names[leaf.root] for leaf in group.leaves if leaf.root in names), None)
-        if name is None:
-            kind, label = "other", f"group.{unnamed}"
+        label, kind = next((names[leaf.root] for leaf in group.leaves if leaf.root in names), _OTHER)
+        if (label, kind) == _OTHER:
+            label = f"group.{unnamed}"
             unnamed += 1
-        else:
-            kind, label = group_kind(name, structure.spaces[name].kind), name
         yield {
             "name": label,
             "kind": kind,
@@ -100,21 +103,28 @@ def groups(structure: Structure) -> Iterable[dict[str, Any]]:
         }
 
 
-def _space_names(structure: Structure) -> Mapping[Axis, str]:
-    return {leaf.root: name for name, free in structure.leaves.items() for leaf in free}
+def group_names(structure: Structure) -> Mapping[Axis, tuple[str, str]]:
+    """Return name and kind of every free axis that has a name."""
+    spaces = {
+        leaf.root: (name, group_kind(name, structure.spaces[name].kind))
+        for name, free in structure.leaves.items()
+        for leaf in free
+    }
+    return {**structure.partial, **spaces}
 
 
 def _frozen_spaces(structure: Structure) -> Iterable[dict[str, Any]]:
     """Yield the parts of a transformer that have no group, by their structural names."""
-    symmetry = structure.symmetry
+    symmetry, names = structure.symmetry, group_names(structure)
     for number, layer in enumerate(structure.attention):
         for part, name in (("query", "head_qk"), ("value", "head_vo")):
-            if f"block.{number}.{name}" not in structure.spaces:
-                axes = symmetry.values.get(layer.match.parts[part])
-                yield _named(f"block.{number}.{name}", axes[-1] if axes else None)
-        if f"block.{number}.head" not in structure.spaces and layer.kv_heads > 1:
-            axes = symmetry.values.get(layer.match.parts["value"])
-            yield _named(f"block.{number}.head", axes[1] if axes and len(axes) > 3 else None)
+            axes = symmetry.values.get(layer.match.parts[part])
+            if axes and not _has_name(names, axes[-1]):
+                yield _named(f"block.{number}.{name}", axes[-1])
+        axes = symmetry.values.get(layer.match.parts["value"])
+        head = axes[1] if axes and len(axes) > 3 else None
+        if layer.kv_heads > 1 and head is not None and not _has_name(names, head):
+            yield _named(f"block.{number}.head", head)
     for block in structure.blocks:
         if block.residual is not None:
             axes = symmetry.values.get(block.residual.node.outputs[0])
@@ -126,6 +136,11 @@ def _frozen_spaces(structure: Structure) -> Iterable[dict[str, Any]]:
         axes = symmetry.values.get(block.down.input)
         if axes and not isinstance(axes[-1].form, Leaf):
             yield _named(f"block.{number}.mlp", axes[-1])
+
+
+def _has_name(names: Mapping[Axis, tuple[str, str]], axis: Axis) -> bool:
+    """Tell whether free axes inside an axis are a group with a name."""
+    return any(leaf.root in names for leaf in leaves(axis))
 
 
 def _named(name: str, axis: Axis | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ and v that an exporter writes is read the same way, without a template for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,42 +16,108 @@ from graphrebase.structure.linear import Linear
 from graphrebase.structure.views import move_indices
 
 _STRUCTURAL = {
-    *("Expand", "Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"),
+    *("Expand", "Flatten", "Gather", "GatherND", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"),
     "Unsqueeze",
 }
 _POINTWISE = {
     *("Add", "Cast", "Clip", "Div", "Dropout", "Identity", "LayerNormalization", "Mul", "Neg"),
-    *("RMSNormalization", "RotaryEmbedding", "Sub", "Where", "Concat"),
+    *("RMSNormalization", "RotaryEmbedding", "Sub", "Where"),
 }
+
+#: Operators of which only the first operand carries the channels on.
+_FIRST = {"Div", "LayerNormalization", "RMSNormalization", "RotaryEmbedding", "Clip"}
 
 #: Longest chain of nodes followed.
 _LIMIT = 40
 
+#: Channel number of a position that comes from somewhere else (a cache, padding).
+ELSEWHERE = -1
 
-def source_of(
-    graph: Graph, shapes: ShapeTable, value: str, linears: Mapping[str, Linear]
-) -> tuple[Linear, list[tuple[Node, str, str]]] | None:
-    """Return the nearest linear map a value comes from and the steps from it to the value.
 
-    A step is (node, value it reads, value it gives). The shortest way is taken, which for rotary
-    embeddings is the one that does not rotate.
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Where the entries of a value come from.
+
+    Attributes:
+        linear: the linear map.
+        table: its output channel at every position of the value, under the first shape probe.
+        steps: number of nodes on the shortest way.
     """
-    queue: list[tuple[str, list[tuple[Node, str, str]]]] = [(value, [])]
-    seen = {value}
-    while queue:
-        name, steps = queue.pop(0)
-        if name in linears:
-            return linears[name], steps
-        node = graph.producers.get(name)
-        if node is None or len(steps) > _LIMIT:
-            continue
-        if node.op_type not in _STRUCTURAL and node.op_type not in _POINTWISE:
-            continue
-        for source in node.inputs[:2] if node.op_type != "Where" else node.inputs[1:3]:
-            if source and source not in seen and not graph.is_constant(source):
-                seen.add(source)
-                queue.append((source, [(node, source, name), *steps]))
-    return None
+
+    linear: Linear
+    table: np.ndarray
+    steps: int
+
+
+@dataclass(slots=True)
+class Tracer:
+    """Follows values back to linear maps.
+
+    Where several operands lead back (x * cos + rotate(x) * sin), the shortest way is taken, which
+    for rotary embeddings is the one that does not rotate.
+    """
+
+    graph: Graph
+    shapes: ShapeTable
+    linears: Mapping[str, Linear]
+    _known: dict[str, Traced | None] = field(default_factory=dict)
+
+    def trace(self, value: str, depth: int = 0) -> Traced | None:
+        """Return where a value comes from, or None."""
+        if value in self._known:
+            return self._known[value]
+        found = None
+        if value in self.linears:
+            numbers = channels(self.shapes, value)
+            found = None if numbers is None else Traced(self.linears[value], numbers, 0)
+        elif depth < _LIMIT and value in self.graph.producers and value not in self.shapes.values:
+            found = self._through(self.graph.producers[value], value, depth + 1)
+        self._known[value] = found
+        return found
+
+    def _through(self, node: Node, value: str, depth: int) -> Traced | None:
+        if node.op_type == "Concat":
+            return self._joined(node, value, depth)
+        if node.op_type in _STRUCTURAL:
+            source = self.trace(node.inputs[0], depth)
+            table = source and send(
+                self.graph, self.shapes, source.table, [(node, node.inputs[0], value)]
+            )
+            return None if source is None or table is None else _after(source, table)
+        if node.op_type not in _POINTWISE:
+            return None
+        names = node.inputs[1:3] if node.op_type == "Where" else node.inputs[:2]
+        sources = [self.trace(name, depth) for name in names[: 1 if node.op_type in _FIRST else 2]]
+        shape = self._size(value)
+        fitting = [s for s in sources if s and shape and _broadcasts(s.table.shape, shape)]
+        if not fitting or shape is None:
+            return None
+        source = min(fitting, key=lambda s: s.steps)
+        return _after(source, np.broadcast_to(source.table, shape))
+
+    def _joined(self, node: Node, value: str, depth: int) -> Traced | None:
+        """Join parts of one linear map (partial rotary) and what comes from elsewhere (a cache)."""
+        sources = [self.trace(name, depth) for name in node.inputs]
+        traced = [s for s in sources if s is not None]
+        sizes = [self._size(name) for name in node.inputs]
+        if not traced or any(s.linear is not traced[0].linear for s in traced) or None in sizes:
+            return None
+        tables = [
+            np.full(size, ELSEWHERE) if source is None else source.table  # type: ignore[arg-type]
+            for source, size in zip(sources, sizes, strict=True)
+        ]
+        joined = np.concatenate(tables, node.attributes["axis"])
+        if joined.shape != self._size(value):
+            return None
+        return Traced(traced[0].linear, joined, 1 + max(s.steps for s in traced))
+
+    def _size(self, value: str) -> tuple[int, ...] | None:
+        shape = self.shapes.shape(value)
+        return None if shape is None else tuple(d[0] for d in shape)
+
+
+def _after(source: Traced, table: np.ndarray) -> Traced:
+    return Traced(source.linear, table, source.steps + 1)
 
 
 def target_of(
@@ -92,6 +159,8 @@ def send(
             if moved is None:
                 return None
             indices = moved
+        elif node.op_type == "Tile" and indices.ndim == len(size):
+            indices = np.tile(indices, [n // m for n, m in zip(size, indices.shape, strict=True)])
         elif not _broadcasts(indices.shape, size):
             return None
         else:

@@ -16,7 +16,10 @@ from graphrebase.graph.fold import EVALUATORS
 from graphrebase.graph.shapes import is_static
 
 #: Operators by which a weight may reach its use, besides Transpose of a matrix.
-_STRUCTURAL = {"Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Gather", "Cast"}
+_STRUCTURAL = {
+    *("Cast", "Gather", "GatherND", "Reshape", "Slice", "Split", "Squeeze", "Transpose"),
+    "Unsqueeze",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,8 @@ def move_indices(
     if shape is None:
         return None
     if node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
-        return indices.reshape([d[0] for d in shape])
+        size = [d[0] for d in shape]
+        return indices.reshape(size) if indices.size == np.prod(size) else None
     if evaluator is None or node.op_type not in _STRUCTURAL:
         return None
     rest: list[np.ndarray | None] = []

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphrebase.graph import Graph, ShapeTable
-from graphrebase.structure.blocks import Attention, Mlp
+from graphrebase.structure.blocks import Attention
 from graphrebase.structure.linear import Linear
+from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.model import Structure
-from graphrebase.structure.trace import channels, send, source_of
+from graphrebase.structure.trace import Tracer
 
 #: Operators that hand a stream on without mixing its channels.
 _PASSES = {
@@ -129,13 +130,9 @@ def _positions(
     graph: Graph, shapes: ShapeTable, value: str, target: Linear, index: np.ndarray
 ) -> np.ndarray | None:
     """Return the positions inside the first head of the channels that a value holds."""
-    found = source_of(graph, shapes, value, {target.output: target, target.product: target})
+    found = Tracer(graph, shapes, {target.output: target, target.product: target}).trace(value)
     if found is None:
         return None
-    numbers = channels(shapes, found[1][0][1] if found[1] else value)
-    table = None if numbers is None else send(graph, shapes, numbers, found[1])
-    if table is None:
-        return None
     place = {int(channel): position for position, channel in enumerate(index[0])}
-    inside = [place[int(c)] for c in np.unique(table) if int(c) in place]
+    inside = [place[int(c)] for c in np.unique(found.table) if int(c) in place]
     return np.sort(np.array(inside)) if inside else None

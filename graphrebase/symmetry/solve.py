@@ -23,7 +23,7 @@ from graphrebase.symmetry.axes import (
     leaf,
     leaves,
 )
-from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, unfollowed
+from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, Rule, unfollowed
 from graphrebase.symmetry.solver import Solver
 
 assert _rules
@@ -219,7 +219,7 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             state.unknown[label] = state.unknown.get(label, 0) + 1
             raise CannotFollow(f"operator {label} has no rule")
-        outputs = rule(context)
+        outputs = _call(rule, context)
         _check_sizes(context, outputs)
     except CannotFollow as reason:
         for name in node.captured:
@@ -230,6 +230,14 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
         if name and axes is not None:
             state.values[name] = axes
             state.solver.close(axes)
+
+
+def _call(rule: Rule, context: Context) -> list[Axes]:
+    """Apply a rule; a call that it was not written for (a rank it never met) is not followed."""
+    try:
+        return rule(context)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise CannotFollow(f"an unusual call of {context.node.op_type}") from error
 
 
 def _check_sizes(context: Context, outputs: Sequence[Axes | None]) -> None:
@@ -340,20 +348,22 @@ def _close_all(state: _State) -> None:
 
 
 def _placed(
-    axis: Axis, path: tuple[str, ...], over: Axis | None
+    solver: Solver, axis: Axis, path: tuple[str, ...], over: Axis | None
 ) -> Iterable[tuple[Axis, tuple[str, ...], Axis | None]]:
     """Yield every free axis with its place; the members of one fibre share a place."""
-    form = axis.form
-    if isinstance(form, Leaf):
-        yield axis.root, path, over
-    elif isinstance(form, Fibre):
-        outer = form.over.root if any(x.length > 1 for x in leaves(form.over)) else None
-        for index, member in enumerate(form.members):
-            step = f"[{index}]" if outer is None else "[]"
-            yield from _placed(member, (*path, step), outer if outer is not None else over)
-    else:
-        for index, inner in enumerate(children(form)):
-            yield from _placed(inner, (*path, str(index)), over)
+    for offset, factor in enumerate(solver.factors(axis)):
+        form, here = factor.form, (*path, str(offset))
+        if isinstance(form, Leaf):
+            yield factor.root, here, over
+        elif isinstance(form, Fibre):
+            outer = form.over.root if any(x.length > 1 for x in leaves(form.over)) else None
+            for index, member in enumerate(form.members):
+                step = f"[{index}]" if outer is None else "[]"
+                inner = outer if outer is not None else over
+                yield from _placed(solver, member, (*here, step), inner)
+        else:
+            for index, part in enumerate(children(form)):
+                yield from _placed(solver, part, (*here, f"+{index}"), over)
 
 
 def _groups(state: _State) -> Iterable[Group]:
@@ -361,12 +371,11 @@ def _groups(state: _State) -> Iterable[Group]:
     overs: dict[Axis, Axis] = {}
     for name, axes in state.constants.items():
         for position, axis in enumerate(axes):
-            for offset, part in enumerate(state.solver.factors(axis)):
-                for root, path, over in _placed(part, (str(offset),), None):
-                    if root.length > 1:
-                        places.setdefault(root, set()).add((name, position, path))
-                        if over is not None:
-                            overs[root] = over
+            for root, path, over in _placed(state.solver, axis, (), None):
+                if root.length > 1:
+                    places.setdefault(root, set()).add((name, position, path))
+                    if over is not None:
+                        overs[root] = over
     families: dict[object, list[Axis]] = {}
     for root, where in places.items():
         over = overs.get(root)

@@ -441,6 +441,15 @@ class Solver:
         if isinstance(form, Fibre) and form.over.root is over.root:
             members = form.members[start : start + part.length]
             return members[0] if part.size == UNIT else fibre(part, members)
+        if isinstance(form, Fibre):
+            # Each head has its own q, k and v: what is cut down depends on the head as well.
+            inside = [
+                self.restrict(
+                    member, self.at(over, form.over, i), start, self.at(part, form.over, i)
+                )
+                for i, member in enumerate(form.members)
+            ]
+            return axis if _unmoved(inside, form.members) else fibre(form.over, inside)
         if isinstance(form, Product):
             return product([self.restrict(f, over, start, part) for f in form.factors])
         return axis

@@ -62,3 +62,16 @@ def test_half_an_attention_is_a_near_miss(tmp_path: Path) -> None:
 def test_a_classifier_is_not_attention(tmp_path: Path) -> None:
     nodes = [helper.make_node("Softmax", ["q"], ["y"], axis=-1)]
     assert found(tmp_path, nodes, Q, "y") is None
+
+
+def test_a_router_is_a_different_thing(tmp_path: Path) -> None:
+    """Softmax over experts, between a linear map and weighted outputs."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "gate"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["shares"], axis=-1),
+        helper.make_node("Mul", ["shares", "x"], ["mixed"]),
+        helper.make_node("MatMul", ["mixed", "gate"], ["y"]),
+    ]
+    path = save(tmp_path, nodes, {"x": ["T", 5]}, ["y"], {"gate": np.ones((5, 5), np.float32)})
+    scene = scene_of(path)
+    assert PATTERN.match(scene, scene.graph.nodes[1]) is None

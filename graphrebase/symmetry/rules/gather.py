@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphrebase.graph.shapes import is_static
-from graphrebase.symmetry.axes import UNIT
+from graphrebase.symmetry.axes import UNIT, Axis
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 from graphrebase.symmetry.rules.layout import cut
 
@@ -19,14 +19,19 @@ def gather(context: Context) -> list[Axes]:
     axis = context.node.attributes.get("axis", 0) % len(data)
     single = _single_index(context)
     if single is not None and is_static(data[axis].size) and data[axis].length > 1:
-        length = data[axis].length
-        index = single % length
-        sizes = [n for n in (index, 1, length - index - 1) if n]
-        chosen = cut(context, data, axis, [(n, n) for n in sizes])[1 if index else 0]
+        chosen = _picked(context, data, axis, single)
         return [[a for i, a in enumerate(chosen) if i != axis or indices]]
     if data[axis].size != UNIT:
         context.solver.freeze(data[axis], _REASON)
     return [[*data[:axis], *indices, *data[axis + 1 :]]]
+
+
+def _picked(context: Context, data: Axes, axis: int, index: int) -> Axes:
+    """Return the axes of the data at one static index of an axis, which keeps the size 1."""
+    length = data[axis].length
+    index %= length
+    sizes = [n for n in (index, 1, length - index - 1) if n]
+    return cut(context, data, axis, [(n, n) for n in sizes])[1 if index else 0]
 
 
 def _single_index(context: Context) -> int | None:
@@ -39,9 +44,37 @@ def _single_index(context: Context) -> int | None:
 def gather_nd(context: Context) -> list[Axes]:
     """Look up by index tuples; the trailing axes of the data stay."""
     data, indices = context.axes(0), context.axes(1)
-    depth = context.node.attributes.get("batch_dims", 0) + indices[-1].length
+    batch = context.node.attributes.get("batch_dims", 0)
+    depth = batch + indices[-1].length
     if not is_static(indices[-1].size):
         raise CannotFollow("GatherND with a dynamic index length")
+    single = _single_index(context)
+    if single is not None and batch == 0 and is_static(data[0].size) and data[0].length > 1:
+        return [[*indices[:-1], *_picked(context, data, 0, single)[1:]]]
     for axis in (*data[:depth], *indices):
         context.solver.freeze(axis, _REASON)
     return [[*indices[:-1], *data[depth:]]]
+
+
+@rule("GatherElements")
+def gather_elements(context: Context) -> list[Axes]:
+    """Look up along one axis by an index per element; the other axes meet index by index.
+
+    An index tensor may be smaller than the data along any axis: it then reads a corner of it.
+    """
+    data, indices = context.axes(0), context.axes(1)
+    axis = context.node.attributes.get("axis", 0) % len(data)
+    solver = context.solver
+    if data[axis].size != UNIT:
+        solver.freeze(data[axis], _REASON)
+    for i, (read, index) in enumerate(zip(data, indices, strict=True)):
+        if i == axis:
+            continue
+        if read.size == index.size:
+            solver.unify(read, index)
+        else:
+            solver.freeze(read, "only a corner of it is looked up")
+            solver.freeze(index, "only a corner of it is looked up")
+    kept: list[Axis | None] = [None if i == axis else a for i, a in enumerate(data)]
+    context.meet([*indices, data[axis]], [*kept, data[axis]])
+    return [list(indices)]

@@ -131,7 +131,7 @@ def concat(context: Context) -> list[Axes]:
     rank = len(operands[0])
     axis = context.node.attributes["axis"] % rank
     joint = context.broadcast([[a for i, a in enumerate(o) if i != axis] for o in operands])
-    parts = [o[axis] for o in operands]
+    parts = [o[axis] for o in operands if o[axis].size != (0, 0)] or [operands[0][axis]]
     joined = concatenation(parts)
     reasons = [p.form.reason for p in parts if isinstance(p.form, Frozen)]
     if len(reasons) == len(parts):
@@ -218,6 +218,8 @@ def _sliced(
             frozen(size, "sliced at a dynamic bound") if i == axis else a
             for i, a in enumerate(axes)
         ]
+    if size[0] == 0:
+        return [frozen(size, "empty") if i == axis else a for i, a in enumerate(axes)]
     length, first, stride = whole.length, start[0], step[0]
     first = min(max(first + length if first < 0 else first, 0), length)
     if stride == 1:

@@ -1,0 +1,152 @@
+"""MLPs: a linear map that reads an activation of one linear map, or of two (gated)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphrebase.graph import Graph, Node, ShapeTable
+from graphrebase.structure.linear import Linear, by_output
+from graphrebase.structure.residual import Residual, find_residual
+from graphrebase.structure.trace import channels, send
+
+_NONLINEAR = {
+    *("BiasGelu", "Elu", "Erf", "FastGelu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "QuickGelu"),
+    *("Relu", "Sigmoid", "Softplus", "Swish", "Tanh"),
+}
+_STRUCTURAL = {"Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+#: Operators an activation function may consist of.
+_ACTIVATION = {
+    *_NONLINEAR,
+    *_STRUCTURAL,
+    *("Add", "Cast", "Clip", "Div", "Dropout", "Max", "Min", "Mul", "Neg", "Pow", "Sqrt", "Sub"),
+}
+#: Longest chain of nodes between two linear maps.
+_LIMIT = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """One MLP: ``up`` (fc1), optionally ``gate``, and ``down`` (fc2).
+
+    ``up_index`` and ``gate_index`` are the output channels of their linear maps that the hidden
+    units come from, shape (M,).
+    """
+
+    up: Linear
+    up_index: np.ndarray
+    gate: Linear | None
+    gate_index: np.ndarray | None
+    down: Linear
+    residual: Residual | None
+
+    @property
+    def width(self) -> int:
+        """Return the number of hidden units."""
+        return self.down.in_width
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Channels of a linear map that an activation reads; ``active``: through a nonlinearity."""
+
+    linear: Linear
+    table: np.ndarray
+    active: bool
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        row = self.table.reshape(-1, self.table.shape[-1])[0]
+        return id(self.linear), row.tobytes()
+
+
+_Sources = dict[tuple[int, bytes], _Source]
+
+
+@dataclass(slots=True)
+class _Search:
+    graph: Graph
+    shapes: ShapeTable
+    outputs: Mapping[str, Linear]
+    known: dict[str, _Sources | None] = field(default_factory=dict)
+
+    def sources(self, value: str, depth: int = 0) -> _Sources | None:
+        """Return what an activation region reads; None where it reads anything else."""
+        if value not in self.known:
+            self.known[value] = self._sources(value, depth)
+        return self.known[value]
+
+    def _sources(self, value: str, depth: int) -> _Sources | None:
+        if value in self.outputs:
+            numbers = channels(self.shapes, value)
+            if numbers is None:
+                return None
+            source = _Source(self.outputs[value], numbers, active=False)
+            return {source.key: source}
+        node = self.graph.producers.get(value)
+        if node is None or node.op_type not in _ACTIVATION or depth > _LIMIT:
+            return None
+        found: _Sources = {}
+        for name in dict.fromkeys(node.inputs):
+            if not name or self.graph.is_constant(name) or name in self.shapes.values:
+                continue
+            inner = self.sources(name, depth + 1)
+            if inner is None:
+                return None
+            for source in inner.values():
+                moved = self._moved(node, name, value, source)
+                if moved is None:
+                    return None
+                active = moved.active or (moved.key in found and found[moved.key].active)
+                found[moved.key] = _Source(moved.linear, moved.table, active)
+        return found
+
+    def _moved(self, node: Node, name: str, value: str, source: _Source) -> _Source | None:
+        table = send(self.graph, self.shapes, source.table, [(node, name, value)])
+        if table is None:
+            return None
+        return _Source(source.linear, table, source.active or node.op_type in _NONLINEAR)
+
+
+def find_mlps(
+    graph: Graph, shapes: ShapeTable, linears: Sequence[Linear], taken: Sequence[Linear]
+) -> list[Mlp]:
+    """Return the MLPs.
+
+    Args:
+        graph: the graph.
+        shapes: its shapes.
+        linears: all linear maps.
+        taken: linear maps that belong to attention.
+    """
+    search = _Search(graph, shapes, by_output(linears))
+    used = {id(linear) for linear in taken}
+    found: list[Mlp] = []
+    for down in linears:
+        if id(down) in used:
+            continue
+        residual = find_residual(graph, shapes, down.output)
+        mlp = _mlp(search, down, residual, used) if residual is not None else None
+        if mlp is not None:
+            found.append(mlp)
+    return found
+
+
+def _mlp(search: _Search, down: Linear, residual: Residual, used: set[int]) -> Mlp | None:
+    found = search.sources(down.input) if down.input not in search.outputs else None
+    sources = list((found or {}).values())
+    active = [s for s in sources if s.active]
+    if not active or len(sources) > 2:
+        return None
+    if any(id(s.linear) in used or s.linear is down for s in sources):
+        return None
+    if any(s.table.shape[-1] != down.in_width for s in sources):
+        return None
+    rows = {id(s): s.table.reshape(-1, down.in_width)[0] for s in sources}
+    if len(sources) == 1:
+        return Mlp(active[0].linear, rows[id(active[0])], None, None, down, residual)
+    gate = active[0]
+    up = next(s for s in sources if s is not gate)
+    return Mlp(up.linear, rows[id(up)], gate.linear, rows[id(gate)], down, residual)

@@ -1,0 +1,92 @@
+"""The residual stream: the Add that joins what a block computes to what passes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphrebase.graph import Graph, Node, ShapeTable
+
+#: What may stand between a block and its Add: LayerScale, a norm after the block (Gemma 2),
+#: reshapes and the transposes of seq-first code.
+_TO_RESIDUAL = {
+    *("Cast", "Div", "Dropout", "LayerNormalization", "Mul", "RMSNormalization", "Reshape"),
+    *("SimplifiedLayerNormalization", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+}
+_LIMIT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """The Add that closes a block; blocks in parallel share one.
+
+    Attributes:
+        node: the Add.
+        skip: input position of the stream that passes by.
+        branch: input position of what the block adds.
+    """
+
+    node: Node
+    skip: int
+    branch: int
+
+
+def find_residual(graph: Graph, shapes: ShapeTable, branch: str) -> Residual | None:
+    """Return the Add that joins a block's output to the stream, or None.
+
+    An Add joins the stream if the other operand is what the block was computed from, or if that
+    operand is a stream already joined (attention and MLP in parallel, added one by one). Otherwise
+    it sums blocks in parallel, and the sum is what the stream gets.
+    """
+    name = branch
+    for _ in range(_LIMIT):
+        users = [s for s in graph.users(name) if s.position >= 0]
+        adds = [s for s in users if s.node.op_type == "Add"]
+        following = [s.node for s in users if s.node.op_type in _TO_RESIDUAL]
+        for slot in adds:
+            skip = 1 - slot.position
+            other = slot.node.inputs[skip]
+            if not _fits(graph, shapes, other, name):
+                continue
+            if _computed_from(graph, shapes, name, other) or _is_joined(graph, shapes, other):
+                return Residual(slot.node, skip, slot.position)
+            following.append(slot.node)
+        if len(following) != 1:
+            return None
+        name = following[0].outputs[0]
+    return None
+
+
+def _fits(graph: Graph, shapes: ShapeTable, skip: str, branch: str) -> bool:
+    if graph.is_constant(skip) or skip in shapes.values:
+        return False
+    return shapes.shape(skip) is not None and shapes.shape(skip) == shapes.shape(branch)
+
+
+def _is_joined(graph: Graph, shapes: ShapeTable, value: str) -> bool:
+    """Tell whether a value is the sum of a stream and a block."""
+    node = graph.producers.get(value)
+    if node is None or node.op_type != "Add":
+        return False
+    left, right = node.inputs
+    fits = _fits(graph, shapes, left, right) and _fits(graph, shapes, right, left)
+    return fits and (
+        _computed_from(graph, shapes, left, right) or _computed_from(graph, shapes, right, left)
+    )
+
+
+def _computed_from(graph: Graph, shapes: ShapeTable, value: str, source: str) -> bool:
+    """Tell whether a value depends on another one, by more than its shape."""
+    made = graph.producers.get(source)
+    first = made.index if made is not None else -1
+    stack, seen = [value], {value}
+    while stack:
+        name = stack.pop()
+        if name == source:
+            return True
+        node = graph.producers.get(name)
+        if node is None or node.index <= first or name in shapes.values:
+            continue
+        fresh = [n for n in (*node.inputs, *node.captured) if n and n not in seen]
+        seen.update(fresh)
+        stack.extend(fresh)
+    return False

@@ -1,0 +1,66 @@
+"""MLPs: plain, gated by two maps, gated by halves of a packed map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graph_models import ints, save, scene_of, weight
+from onnx import NodeProto, helper
+
+from graphrebase.structure.linear import find_linears
+from graphrebase.structure.mlp import Mlp, find_mlps
+
+WIDTH, UNITS = 6, 8
+
+
+def mlps(folder: Path, middle: list[NodeProto], first: int) -> list[Mlp]:
+    """Return the MLPs of x + down(middle(up(x))), ``first`` columns in the first map."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["u"]),
+        *middle,
+        helper.make_node("MatMul", ["h", "down"], ["d"]),
+        helper.make_node("Add", ["d", "x"], ["y"]),
+    ]
+    weights = {"up": weight(WIDTH, first), "down": weight(UNITS, WIDTH), "halves": ints(8, 8)}
+    weights["side"] = weight(WIDTH, UNITS, seed=3)
+    path = save(folder, nodes, {"x": ["B", "T", WIDTH]}, ["y"], weights)
+    scene = scene_of(path)
+    return find_mlps(scene.graph, scene.shapes, find_linears(scene.graph, scene.shapes), [])
+
+
+SILU = [
+    helper.make_node("Sigmoid", ["g"], ["s"]),
+    helper.make_node("Mul", ["g", "s"], ["a"]),
+    helper.make_node("Mul", ["a", "b"], ["h"]),
+]
+
+
+def test_halves_of_a_packed_map_are_gate_and_up(tmp_path: Path) -> None:
+    split = helper.make_node("Split", ["u", "halves"], ["g", "b"], axis=-1)
+    (mlp,) = mlps(tmp_path, [split, *SILU], 2 * UNITS)
+    assert mlp.gate is mlp.up and mlp.gate_index is not None
+    np.testing.assert_array_equal(mlp.gate_index, np.arange(UNITS))
+    np.testing.assert_array_equal(mlp.up_index, np.arange(UNITS, 2 * UNITS))
+
+
+def test_two_maps_are_gate_and_up(tmp_path: Path) -> None:
+    middle = [
+        helper.make_node("MatMul", ["x", "side"], ["b"]),
+        helper.make_node("Identity", ["u"], ["g"]),
+        *SILU,
+    ]
+    (mlp,) = mlps(tmp_path, middle, UNITS)
+    assert mlp.gate is not None
+    assert (mlp.gate.weight.tensor, mlp.up.weight.tensor) == ("up", "side")
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Tanh"])
+def test_one_map_is_no_gate(tmp_path: Path, activation: str) -> None:
+    (mlp,) = mlps(tmp_path, [helper.make_node(activation, ["u"], ["h"])], UNITS)
+    assert mlp.gate is None and mlp.width == UNITS
+
+
+def test_control_without_a_nonlinearity_it_is_no_mlp(tmp_path: Path) -> None:
+    assert mlps(tmp_path, [helper.make_node("Neg", ["u"], ["h"])], UNITS) == []

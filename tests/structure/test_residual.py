@@ -1,0 +1,60 @@
+"""Where blocks join the residual stream: one after the other, in parallel, after a norm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graph_models import save, scene_of, weight
+from onnx import NodeProto, helper
+
+from graphrebase.structure.residual import Residual, find_residual
+
+WIDTH = 6
+
+
+def residuals(folder: Path, adds: list[NodeProto]) -> dict[str, Residual | None]:
+    """Return the residual of the branches a = f(x) and m = g(x), joined by ``adds``."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        helper.make_node("MatMul", ["x", "w2"], ["m"]),
+        *adds,
+    ]
+    weights = {"w1": weight(WIDTH, WIDTH), "w2": weight(WIDTH, WIDTH), "gain": weight(WIDTH)}
+    path = save(folder, nodes, {"x": ["B", "T", WIDTH]}, ["y"], weights)
+    scene = scene_of(path)
+    return {name: find_residual(scene.graph, scene.shapes, name) for name in ("a", "m")}
+
+
+def test_blocks_in_parallel_summed_first_share_the_add_of_the_stream(tmp_path: Path) -> None:
+    adds = [
+        helper.make_node("Add", ["a", "m"], ["both"]),
+        helper.make_node("Add", ["both", "x"], ["y"]),
+    ]
+    found = residuals(tmp_path, adds)
+    for residual in found.values():
+        assert residual is not None
+        assert residual.node.outputs == ("y",) and residual.skip == 1 and residual.branch == 0
+
+
+def test_blocks_in_parallel_added_one_by_one_have_an_add_each(tmp_path: Path) -> None:
+    adds = [
+        helper.make_node("Add", ["x", "a"], ["half"]),
+        helper.make_node("Add", ["half", "m"], ["y"]),
+    ]
+    found = residuals(tmp_path, adds)
+    assert [r.node.outputs for r in found.values() if r] == [("half",), ("y",)]
+    assert [r.skip for r in found.values() if r] == [0, 0]
+
+
+def test_a_norm_may_stand_before_the_add(tmp_path: Path) -> None:
+    adds = [
+        helper.make_node("Add", ["a", "m"], ["both"]),
+        helper.make_node("LayerNormalization", ["both", "gain"], ["normed"]),
+        helper.make_node("Add", ["normed", "x"], ["y"]),
+    ]
+    assert all(r and r.node.outputs == ("y",) for r in residuals(tmp_path, adds).values())
+
+
+def test_control_a_sum_of_branches_alone_is_no_residual(tmp_path: Path) -> None:
+    adds = [helper.make_node("Add", ["a", "m"], ["y"])]
+    assert residuals(tmp_path, adds) == {"a": None, "m": None}

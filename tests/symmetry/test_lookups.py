@@ -1,0 +1,58 @@
+"""Look-ups: an axis that is looked up keeps its order, the others move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from graph_models import ints, save, weight
+from laws import assert_permutes, members, symmetry_of
+from onnx import helper
+
+
+def feeds(*shapes: tuple[int, ...]) -> list[dict[str, np.ndarray]]:
+    return [{"x": weight(*shape, seed=i)} for i, shape in enumerate(shapes)]
+
+
+def save_gather_elements(folder: Path, width: int) -> Path:
+    """Save x (T, 3) -> hidden units -> rows reordered unit by unit -> y (2, 2)."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["hidden"]),
+        helper.make_node("Expand", ["order", "shape"], ["index"]),
+        helper.make_node("GatherElements", ["hidden", "index"], ["picked"], axis=0),
+        helper.make_node("MatMul", ["picked", "w2"], ["y"]),
+    ]
+    weights = {"w1": weight(3, 6), "w2": weight(width, 2, seed=1)}
+    weights |= {"order": np.array([[2], [0]], np.int64), "shape": ints(2, width)}
+    return save(folder, nodes, {"x": ["T", 3]}, ["y"], weights)
+
+
+def test_units_looked_up_element_by_element_move_together(tmp_path: Path) -> None:
+    path = save_gather_elements(tmp_path, 6)
+    symmetry = assert_permutes(path, feeds((4, 3), (7, 3)), "w2")
+    assert members(symmetry) == [{("w1", 1), ("w2", 0)}]
+
+
+def test_a_corner_that_is_looked_up_keeps_its_order(tmp_path: Path) -> None:
+    symmetry = symmetry_of(save_gather_elements(tmp_path, 5))
+    assert members(symmetry) == []
+    assert {f.reason for f in symmetry.frozen if f.tensor == "w1" and f.axis == 1} == {
+        "only a corner of it is looked up"
+    }
+
+
+def test_gather_nd_of_one_static_row_selects_it(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["packed"]),
+        helper.make_node("Reshape", ["packed", "grid"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["first"], perm=[1, 0, 2]),
+        helper.make_node("GatherND", ["first", "one"], ["picked"]),
+        helper.make_node("Squeeze", ["picked", "zero"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "w2"], ["y"]),
+    ]
+    weights = {"w1": weight(3, 12), "w2": weight(4, 2, seed=1), "grid": ints(-1, 3, 4)}
+    weights |= {"one": np.array([[1]], np.int64), "zero": ints(0)}
+    path = save(tmp_path, nodes, {"x": ["T", 3]}, ["y"], weights)
+    symmetry = assert_permutes(path, feeds((4, 3), (7, 3)), "w2")
+    # The row that is read moves with w2; the two that are not are free on their own.
+    assert {("w1", 1), ("w2", 0)} in members(symmetry)
