@@ -13,6 +13,7 @@ from graphrebase.structure.linear import Linear, by_output
 from graphrebase.structure.residual import Residual, find_residual
 from graphrebase.structure.trace import ELSEWHERE, Tracer, distinct_rows, send, target_of
 
+
 @dataclass(frozen=True, slots=True)
 class Projection:
     """The part of a linear map that one attention operand comes from.

@@ -154,14 +154,15 @@ def _inner(
     form = axis.form
     if isinstance(form, Leaf) and kv == 1:
         return table.add(Space(name, kind, axis.length), [axis])  # type: ignore[arg-type]
-    whole = isinstance(form, Fibre) and all(isinstance(m.form, Leaf) for m in form.members)
-    if not whole or len({m.root for m in form.members}) != kv or head is None:
+    members = form.members if isinstance(form, Fibre) else ()
+    apart = {m.root for m in members if isinstance(m.form, Leaf)}
+    if len(members) != kv or len(apart) != kv or head is None:
         for part in leaves(axis):
             if part.length > 1:
                 table.partial.setdefault(part.root, (name, kind))
         return None
     space = Space(name, kind, axis.length, over=head, count=kv)  # type: ignore[arg-type]
-    return table.add(space, form.members)
+    return table.add(space, members)
 
 
 def attention_roles(table: SpaceTable, layer: Attention, index: int) -> Iterable[Role]:

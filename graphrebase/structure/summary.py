@@ -90,7 +90,9 @@ def groups(structure: Structure) -> Iterable[dict[str, Any]]:
     names = group_names(structure)
     unnamed = 0
     for group in structure.symmetry.groups:
-        label, kind = next((names[leaf.root] for leaf in group.leaves if leaf.root in names), _OTHER)
+        label, kind = next(
+            (names[leaf.root] for leaf in group.leaves if leaf.root in names), _OTHER
+        )
         if (label, kind) == _OTHER:
             label = f"group.{unnamed}"
             unnamed += 1

@@ -16,7 +16,18 @@ from graphrebase.structure.linear import Linear
 from graphrebase.structure.views import move_indices
 
 _STRUCTURAL = {
-    *("Expand", "Flatten", "Gather", "GatherND", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose"),
+    *(
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherND",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+    ),
     "Unsqueeze",
 }
 _POINTWISE = {
@@ -79,11 +90,12 @@ class Tracer:
         if node.op_type == "Concat":
             return self._joined(node, value, depth)
         if node.op_type in _STRUCTURAL:
-            source = self.trace(node.inputs[0], depth)
-            table = source and send(
-                self.graph, self.shapes, source.table, [(node, node.inputs[0], value)]
-            )
-            return None if source is None or table is None else _after(source, table)
+            moved = self.trace(node.inputs[0], depth)
+            if moved is None:
+                return None
+            step = (node, node.inputs[0], value)
+            table = send(self.graph, self.shapes, moved.table, [step])
+            return None if table is None else _after(moved, table)
         if node.op_type not in _POINTWISE:
             return None
         names = node.inputs[1:3] if node.op_type == "Where" else node.inputs[:2]

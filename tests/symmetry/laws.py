@@ -1,4 +1,4 @@
-"""The law every operator rule obeys: permuting groups changes nothing, leaving one member out does."""
+"""The law of operator rules: permuting changes nothing, leaving one member out does."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from graph_models import ints, save, weight
 from laws import assert_permutes, members, symmetry_of
-from onnx import helper
+from onnx import TensorProto, helper
 
 
 def feeds(*shapes: tuple[int, ...]) -> list[dict[str, np.ndarray]]:
@@ -15,15 +15,19 @@ def feeds(*shapes: tuple[int, ...]) -> list[dict[str, np.ndarray]]:
 
 
 def save_gather_elements(folder: Path, width: int) -> Path:
-    """Save x (T, 3) -> hidden units -> rows reordered unit by unit -> y (2, 2)."""
+    """Save x (T, 3) -> hidden units -> the second row, unit by unit -> y (T, 2)."""
     nodes = [
         helper.make_node("MatMul", ["x", "w1"], ["hidden"]),
+        helper.make_node("ReduceMax", ["x"], ["top"], axes=[1]),
+        helper.make_node("Sign", ["top"], ["sign"]),
+        helper.make_node("Abs", ["sign"], ["ones"]),
+        helper.make_node("Cast", ["ones"], ["order"], to=TensorProto.INT64),
         helper.make_node("Expand", ["order", "shape"], ["index"]),
         helper.make_node("GatherElements", ["hidden", "index"], ["picked"], axis=0),
         helper.make_node("MatMul", ["picked", "w2"], ["y"]),
     ]
     weights = {"w1": weight(3, 6), "w2": weight(width, 2, seed=1)}
-    weights |= {"order": np.array([[2], [0]], np.int64), "shape": ints(2, width)}
+    weights["shape"] = ints(1, width)
     return save(folder, nodes, {"x": ["T", 3]}, ["y"], weights)
 
 
