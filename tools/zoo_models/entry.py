@@ -64,6 +64,16 @@ def split_name(name: str) -> tuple[str, str, str]:
     return family, exporter, attention
 
 
+def family_of(name: str) -> str:
+    """Return the family in an entry's name."""
+    return name.partition("+")[0].rsplit("-", 2)[0]
+
+
+def export_path(name: str) -> str:
+    """Return the export path in an entry's name: `EXPORTER-ATTENTION` and what follows."""
+    return name.removeprefix(f"{family_of(name)}-")
+
+
 @functools.cache
 def _common_key() -> str:
     """Return a hash of what every model depends on: the builder's source, library versions."""
