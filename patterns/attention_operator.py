@@ -1,4 +1,7 @@
-"""Attention as one operator of opset 23: Attention(q, k, v, mask)."""
+"""Attention as one operator: Attention(q, k, v, mask) of opset 23.
+
+The operators of com.microsoft and packed heads come to this form before (``graph.bodies``).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from graphrebase.graph.view import Node
 
 def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
     if scene.rank(node.inputs[0]) != 4:
-        return NearMiss("attention_operator", node, "packed heads (rank 3) are not labelled yet")
+        return NearMiss("attention_operator", node, "its operands are no heads (B, h, S, d)")
     parts = {
         "query": node.inputs[0],
         "key": node.inputs[1],

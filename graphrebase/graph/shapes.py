@@ -9,26 +9,25 @@ so computed Reshape targets and Slice bounds are known, and known to be static o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from graphrebase.graph.contributed import contributed
 from graphrebase.graph.fold import MAX_FOLDED, evaluate
-from graphrebase.graph.quantized_shapes import SHAPES
 from graphrebase.graph.view import Graph, Node
 
 Dim = tuple[int, int]
 
+#: Element type (as in TensorProto) and shape of a value under one probe.
+Typed = tuple[int, tuple[int, ...]]
+
 #: Sizes of the dynamic dimensions under the two probes, in order of first appearance. All differ,
 #: within a probe and between the probes; small, so that learned position tables are long enough.
 PROBES: tuple[Dim, ...] = ((2, 3), (5, 7), (11, 13), (17, 19), (23, 29), (31, 37), (41, 43))
-
-#: Contributed operators whose first output has the shape of their first input.
-_SAME_SHAPE = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SimplifiedLayerNormalization"}
-
 
 #: What onnx raises where it cannot infer a node; its outputs are then unknown.
 _INFERENCE_ERRORS = (
@@ -70,17 +69,54 @@ def is_static(dim: Dim) -> bool:
 
 
 @dataclass(slots=True)
-class _Known:
-    """What one probe knows: element type and shape of each value, and the folded arrays."""
+class Probe:
+    """What one probe knows: element type and shape of each value, and the folded arrays.
 
-    types: dict[str, tuple[int, tuple[int, ...]]]
+    Attributes:
+        graph: the graph, for its inputs, constants and opset.
+        types: (element type, shape) by value.
+        values: folded small arrays by value.
+        cache: inferred results of calls, which layers repeat; may be shared by probes.
+    """
+
+    graph: Graph
+    types: dict[str, Typed]
     values: dict[str, np.ndarray]
+    cache: dict[object, list[Typed | None]]
+
+    @classmethod
+    def start(cls, graph: Graph, which: int, cache: dict[object, list[Typed | None]]) -> Probe:
+        """Return what is known before the first node, at the first (0) or second (1) sizes."""
+        probe = cls(graph, {}, {}, cache)
+        for name, dims in input_dims(graph).items():
+            element = graph.inputs[name].type.tensor_type.elem_type
+            probe.types[name] = (element, tuple(d[which] for d in dims))
+        for name, ref in graph.constants.items():
+            probe.types[name] = (helper.np_dtype_to_tensor_dtype(ref.dtype), ref.shape)
+            if _foldable(ref.dtype, ref.shape):
+                probe.values[name] = ref.load()
+        for name, value in graph.literals.items():
+            probe.know(name, value)
+        return probe
+
+    def know(self, name: str, value: np.ndarray) -> None:
+        """Record a known array."""
+        self.types[name] = (helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        self.values[name] = value
+
+    def visit(self, node: Node) -> None:
+        """Infer the outputs of one node."""
+        if not _fold(node, self):
+            _infer(node, self)
 
 
 def infer_shapes(graph: Graph) -> ShapeTable:
     """Return the shapes and folded values of all tensors of ``graph``."""
-    cache: dict[object, list[tuple[int, tuple[int, ...]] | None]] = {}
-    probes = [_probe(graph, which, cache) for which in (0, 1)]
+    cache: dict[object, list[Typed | None]] = {}
+    probes = [Probe.start(graph, which, cache) for which in (0, 1)]
+    for node in graph.nodes:
+        for probe in probes:
+            probe.visit(node)
     first, second = probes
     shapes = {
         name: tuple(zip(shape, second.types[name][1], strict=True))
@@ -120,33 +156,13 @@ def input_dims(graph: Graph) -> dict[str, tuple[Dim, ...]]:
     }
 
 
-def _probe(
-    graph: Graph, which: int, cache: dict[object, list[tuple[int, tuple[int, ...]] | None]]
-) -> _Known:
-    known = _Known({}, {})
-    for name, dims in input_dims(graph).items():
-        element = graph.inputs[name].type.tensor_type.elem_type
-        known.types[name] = (element, tuple(d[which] for d in dims))
-    for name, ref in graph.constants.items():
-        known.types[name] = (helper.np_dtype_to_tensor_dtype(ref.dtype), ref.shape)
-        if _foldable(ref.dtype, ref.shape):
-            known.values[name] = ref.load()
-    for name, value in graph.literals.items():
-        known.types[name] = (helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        known.values[name] = value
-    for node in graph.nodes:
-        if not _fold(node, known):
-            _infer(node, graph, known, cache)
-    return known
-
-
 def _foldable(dtype: np.dtype, shape: Sequence[int]) -> bool:
     size = int(np.prod(shape, dtype=np.int64))
     integral = dtype.kind in "iub"
     return size <= (MAX_FOLDED if integral else 16)
 
 
-def _fold(node: Node, known: _Known) -> bool:
+def _fold(node: Node, known: Probe) -> bool:
     """Compute a node whose inputs are known arrays; returns whether it could."""
     if node.domain:
         return False
@@ -168,19 +184,13 @@ def _fold(node: Node, known: _Known) -> bool:
     return True
 
 
-def _record(node: Node, results: list[np.ndarray], known: _Known) -> None:
+def _record(node: Node, results: list[np.ndarray], known: Probe) -> None:
     for name, value in zip(node.outputs, results, strict=False):
         if name:
-            known.types[name] = (helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-            known.values[name] = value
+            known.know(name, value)
 
 
-def _infer(
-    node: Node,
-    graph: Graph,
-    known: _Known,
-    cache: dict[object, list[tuple[int, tuple[int, ...]] | None]],
-) -> None:
+def _infer(node: Node, known: Probe) -> None:
     if any(name and name not in known.types for name in node.inputs):
         return
     inputs = [known.types[name] if name else None for name in node.inputs]
@@ -193,39 +203,22 @@ def _infer(
         tuple(a.SerializeToString() for a in node.proto.attribute if a.name != "value"),
         len(node.outputs),
     )
-    if key not in cache:
-        infer: Callable[..., list[tuple[int, tuple[int, ...]] | None]]
-        infer = _contributed if node.domain else _standard
-        cache[key] = infer(node, inputs, data, graph)
-    for name, result in zip(node.outputs, cache[key], strict=False):
+    if key not in known.cache:
+        if node.domain:
+            known.cache[key] = contributed(node, inputs)
+        else:
+            known.cache[key] = _standard(node, inputs, data, node.opset or known.graph.opset)
+    for name, result in zip(node.outputs, known.cache[key], strict=False):
         if name and result is not None:
             known.types[name] = result
 
 
-def _contributed(
-    node: Node,
-    inputs: Sequence[tuple[int, tuple[int, ...]] | None],
-    data: Mapping[int, np.ndarray],
-    graph: Graph,
-) -> list[tuple[int, tuple[int, ...]] | None]:
-    function = SHAPES.get(node.op_type)
-    if function is not None:
-        try:
-            return function(node, inputs)
-        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
-            return [None] * len(node.outputs)
-    return [inputs[0]] if node.op_type in _SAME_SHAPE else [None] * len(node.outputs)
-
-
 def _standard(
-    node: Node,
-    inputs: Sequence[tuple[int, tuple[int, ...]] | None],
-    data: Mapping[int, np.ndarray],
-    graph: Graph,
-) -> list[tuple[int, tuple[int, ...]] | None]:
+    node: Node, inputs: Sequence[Typed | None], data: Mapping[int, np.ndarray], opset: int
+) -> list[Typed | None]:
     """Infer with the operator's own inference function in onnx."""
     try:
-        schema = onnx.defs.get_schema(node.op_type, graph.opset, node.domain)
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
         proto = onnx.NodeProto()
         proto.CopyFrom(node.proto)
         proto.ClearField("input")
@@ -239,7 +232,7 @@ def _standard(
         }
         arrays = {f"i{k}": _tensor(v) for k, v in data.items()}
         inferred = shape_inference.infer_node_outputs(
-            schema, proto, types, arrays, opset_imports=[helper.make_opsetid("", graph.opset)]
+            schema, proto, types, arrays, opset_imports=[helper.make_opsetid("", opset)]
         )
     except _INFERENCE_ERRORS:
         return [None] * len(node.outputs)
@@ -250,7 +243,7 @@ def _tensor(value: np.ndarray) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape))
 
 
-def _typed(inferred: onnx.TypeProto | None) -> tuple[int, tuple[int, ...]] | None:
+def _typed(inferred: onnx.TypeProto | None) -> Typed | None:
     if inferred is None or not inferred.tensor_type.HasField("shape"):
         return None
     dims = inferred.tensor_type.shape.dim

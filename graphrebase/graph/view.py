@@ -8,7 +8,7 @@ several times slower than this module (``tools/bench_inspect.py`` prints both).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,9 @@ class Node:
     Attributes:
         index: position in the topological order.
         captured: values of the outer graph that the node's sub-graphs read without listing them.
+        opset: version of the operator set, where it is not the graph's.
+        fused: the fused operator of the file that this node is a part of, if it is one.
+        refusal: why a fused operator was not expanded, ``""`` for all others.
     """
 
     index: int
@@ -40,10 +43,25 @@ class Node:
     attributes: Mapping[str, Any]
     captured: tuple[str, ...]
     proto: onnx.NodeProto
+    opset: int = 0
+    fused: Node | None = None
+    refusal: str = ""
 
     def __str__(self) -> str:
         """Return ``op_type 'name'`` for messages."""
+        if self.fused is not None:
+            return f"{self.op_type} in {self.fused.op_type} '{self.name or self.fused.outputs[0]}'"
         return f"{self.op_type} '{self.name or self.outputs[0]}'"
+
+    def stored(self, position: int) -> tuple[Node, int] | None:
+        """Return the node of the file that reads input ``position``, and where it does.
+
+        None for a value inside a fused operator.
+        """
+        if self.fused is None:
+            return self, position
+        name = self.inputs[position]
+        return (self.fused, self.fused.inputs.index(name)) if name in self.fused.inputs else None
 
     def input(self, position: int) -> str:
         """Return the input value at ``position``, ``""`` where it is absent."""
@@ -112,8 +130,8 @@ class Graph:
         return self.consumers.get(name, ())
 
 
-def build_graph(model: Model) -> Graph:
-    """Return the view of a model's main graph.
+def plain_graph(model: Model) -> Graph:
+    """Return the view of a model's main graph as it is written, fused operators and all.
 
     Local functions are inlined, the node order is repaired, Identity aliases are resolved.
 
@@ -132,7 +150,7 @@ def build_graph(model: Model) -> Graph:
     kept = [
         node for node in proto.graph.node if not (node.op_type == "Constant" or _is_alias(node))
     ]
-    nodes = _ordered([_node(node, aliases) for node in kept], known, model)
+    nodes = _ordered([node_of(node, aliases) for node in kept], known, model)
     return Graph(
         model=model,
         nodes=tuple(nodes),
@@ -177,7 +195,8 @@ def _literals(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     return found
 
 
-def _node(proto: onnx.NodeProto, aliases: Mapping[str, str]) -> Node:
+def node_of(proto: onnx.NodeProto, aliases: Mapping[str, str]) -> Node:
+    """Return a node of the view, without its place, with aliases resolved."""
     captured: set[str] = set()
     for attribute in proto.attribute:
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
@@ -239,11 +258,4 @@ def _ordered(nodes: list[Node], known: set[str], model: Model) -> Iterable[Node]
                 hint="check the file with onnx.checker and export it again",
             )
         waiting = late
-    return [_with_index(node, index) for index, node in enumerate(ordered)]
-
-
-def _with_index(node: Node, index: int) -> Node:
-    return Node(
-        index, node.name, node.op_type, node.domain, node.inputs, node.outputs,
-        node.attributes, node.captured, node.proto,
-    )  # fmt: skip
+    return [replace(node, index=index) for index, node in enumerate(ordered)]

@@ -17,6 +17,7 @@ from graphrebase.structure import roles as _roles
 from graphrebase.structure.blocks import Attention, find_attention, find_matches
 from graphrebase.structure.linear import Linear, find_linears
 from graphrebase.structure.mlp import Mlp, find_mlps
+from graphrebase.structure.residual import Residual
 from graphrebase.structure.roles import Role, SpaceTable
 from graphrebase.symmetry import Symmetry, find_symmetry
 from graphrebase.symmetry.axes import Axis
@@ -29,8 +30,8 @@ class Skip:
     """A skip edge of the residual stream, where a per-point alignment changes the basis.
 
     Attributes:
-        node: name of the Add's output.
-        position: the Add's input that passes by.
+        node: an output of the node that adds, as the file has it (fused or not).
+        position: its input that passes by.
         before, after: spaces on both sides.
     """
 
@@ -126,7 +127,11 @@ def find_structure(
     intact = find_symmetry(parts.source, parts.shapes, free=free)
     cut = intact
     if residual == "per-point":
-        edges = {(b.residual.node.index, b.residual.skip) for b in parts.blocks if b.residual}
+        edges = {
+            (b.residual.node.index, b.residual.skip)
+            for b in parts.blocks
+            if b.residual and b.residual.node.stored(b.residual.skip)
+        }
         cut = find_symmetry(parts.source, parts.shapes, free=free, cuts=edges, latent=intact.latent)
     table = SpaceTable(cut)
     skips = _residual_spaces(parts, table, residual)
@@ -227,10 +232,16 @@ def _residual_spaces(parts: _Parts, table: SpaceTable, residual: str) -> list[Sk
         point += 1
         if block.residual is not None:
             before, after = _roles.residual_space(table, block.residual, *names)
-            node = block.residual.node
-            joined.add(node.index)
-            skips.append(Skip(node.outputs[0], block.residual.skip, before, after))
+            joined.add(block.residual.node.index)
+            skips.extend(_skip(block.residual, before, after))
     return skips
+
+
+def _skip(residual: Residual, before: str | None, after: str | None) -> Iterable[Skip]:
+    place = residual.node.stored(residual.skip)
+    if place is not None:
+        node, position = place
+        yield Skip(next(filter(None, node.outputs)), position, before, after)
 
 
 def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:

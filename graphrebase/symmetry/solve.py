@@ -218,7 +218,8 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
         if rule is None:
             label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             state.unknown[label] = state.unknown.get(label, 0) + 1
-            raise CannotFollow(f"operator {label} has no rule")
+            raise CannotFollow(node.refusal or f"operator {label} has no rule")
+        _check_known(context)
         outputs = _call(rule, context)
         _check_sizes(context, outputs)
     except CannotFollow as reason:
@@ -236,8 +237,15 @@ def _call(rule: Rule, context: Context) -> list[Axes]:
     """Apply a rule; a call that it was not written for (a rank it never met) is not followed."""
     try:
         return rule(context)
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CannotFollow(f"an unusual call of {context.node.op_type}") from error
+
+
+def _check_known(context: Context) -> None:
+    """Refuse a call with an input of unknown shape: a rule would take it for an absent one."""
+    for name, axes in zip(context.node.inputs, context.inputs, strict=True):
+        if name and axes is None:
+            raise CannotFollow(f"{context.node.op_type} reads a value of unknown shape")
 
 
 def _check_sizes(context: Context, outputs: Sequence[Axes | None]) -> None:

@@ -1,79 +1,93 @@
-"""Rules of the fused operators of opset 23: Attention and RotaryEmbedding."""
+"""Rules of the fused operators of opset 23: Attention and RotaryEmbedding on (B, h, S, d).
+
+Packed heads, and what other domains call attention, are brought to this form by ``graph.bodies``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from graphrebase.symmetry.axes import Axis, fibre, leaf, product
-from graphrebase.symmetry.registry import Axes, Context, rule
+from graphrebase.symmetry.axes import Axis, fibre, frozen, leaf, product
+from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 
 _ROTARY = "rotary pairs: frequencies keep their place"
-
-
-def heads_of(context: Context, axes: Sequence[Axis], heads: int | None) -> tuple[Axes, Axis, Axis]:
-    """Return (other axes, head axis, inner axis) of a (B, h, S, d) or (B, S, h * d) tensor."""
-    if len(axes) == 4:
-        return [axes[0], axes[2]], axes[1], axes[3]
-    count = heads or 1
-    if count == 1:
-        head, inner = leaf(1), axes[-1]
-    else:
-        head, inner = context.solver.split(axes[-1], (count, count))
-    return [axes[0], axes[1]], head, inner
+_CAUSAL = "later positions are masked"
+_CACHED = "joined to the tokens before"
 
 
 @rule("Attention")
 def attention(context: Context) -> list[Axes]:
     """Contract q with k and the weights with v, head by head; query heads may share a kv head."""
-    attributes, solver = context.node.attributes, context.solver
-    query_axes, key_axes, value_axes = (context.axes(i) for i in range(3))
-    kv_heads = attributes.get("kv_num_heads")
-    outer, query_head, query = heads_of(context, query_axes, attributes.get("q_num_heads"))
-    key_outer, key_head, key = heads_of(context, key_axes, kv_heads)
-    kv_outer, value_head, value = heads_of(context, value_axes, kv_heads)
-    solver.unify(key_head, value_head)
-    solver.unify(key_outer[1], kv_outer[1])
+    batch, query_head, rows, query = _heads(context, 0)
+    key_batch, key_head, columns, key = _heads(context, 1)
+    value_batch, value_head, value_columns, value = _heads(context, 2)
+    solver = context.solver
+    for left, right in (
+        *((key_head, value_head), (columns, value_columns), (query, key)),
+        *((batch, key_batch), (batch, value_batch)),
+    ):
+        solver.unify(left, right)
+    if query_head.length % key_head.length:
+        raise CannotFollow("query heads that do not share key-value heads evenly")
     if query_head.size == key_head.size:
         solver.unify(query_head, key_head)
     else:
         members = query_head.length // key_head.length
         inner = fibre(key_head, [leaf(members) for _ in range(key_head.length)])
         solver.unify(query_head, product([key_head, inner]))
-    solver.unify(query, key)
-    scores = [outer[0], query_head, outer[1], kv_outer[1]]
-    context.meet([*scores, query], [None, key_head, None, key_outer[1], key])
-    context.meet([*scores, value])
-    if attributes.get("is_causal") or context.optional(6) is not None:
-        for axis in (outer[1], kv_outer[1]):
-            solver.freeze(axis, "later positions are masked")
+    cached = any(context.optional(position) is not None for position in (4, 5))
+    if cached:
+        columns = _with_past(context, [[batch, key_head, key], [batch, value_head, value]], columns)
+    scores = [batch, query_head, rows, columns]
+    context.meet([*scores, query], [None, key_head, None, None, key])
+    own = None if cached else value_columns
+    context.meet([*scores, value], [None, value_head, None, own, value])
+    if context.node.attributes.get("is_causal") or context.optional(6) is not None:
+        for axis in (rows, columns):
+            solver.freeze(axis, _CAUSAL)
     mask = context.optional(3)
     if mask is not None:
         context.broadcast([scores, mask])
-    for position, present in ((4, [key_head, key]), (5, [value_head, value])):
-        past = context.optional(position)
-        if past is not None:
-            context.broadcast([[past[1], past[3]], present])
-    if len(query_axes) == 4:
-        result: Axes = [outer[0], query_head, outer[1], value]
-    else:
-        result = [outer[0], outer[1], product([query_head, value])]
-    others = [
-        [outer[0], key_head, kv_outer[1], key],
-        [kv_outer[0], value_head, kv_outer[1], value],
+    results = [
+        [batch, query_head, rows, value],
+        [batch, key_head, columns, key],
+        [batch, value_head, columns, value],
         scores,
     ]
-    return [result, *others][: len(context.node.outputs)]
+    return results[: len(context.node.outputs)]
+
+
+def _heads(context: Context, position: int) -> Axes:
+    axes = context.axes(position)
+    if len(axes) != 4:
+        raise CannotFollow("Attention whose heads are packed")
+    return axes
+
+
+def _with_past(context: Context, present: list[Axes], columns: Axis) -> Axis:
+    """Tie the cache to keys and values; returns the axis of all tokens, whose order stays."""
+    context.solver.freeze(columns, _CACHED)
+    length = columns.size
+    for position, (batch, head, inner) in zip((4, 5), present, strict=True):
+        past = context.axes(position)
+        context.solver.freeze(past[2], _CACHED)
+        for left, right in zip((past[0], past[1], past[3]), (batch, head, inner), strict=True):
+            context.solver.unify(left, right)
+        context.meet(past, [batch, head, None, inner])
+        length = (past[2].size[0] + columns.size[0], past[2].size[1] + columns.size[1])
+    return frozen(length, _CACHED)
 
 
 @rule("RotaryEmbedding")
 def rotary_embedding(context: Context) -> list[Axes]:
     """Rotate pairs inside each head: the pairs and their frequencies keep their place."""
-    axes = list(context.axes(0))
-    heads = context.node.attributes.get("num_heads") or None
-    outer, head, inner = heads_of(context, axes, heads)
-    for axis in (outer[1], inner):
+    axes = context.axes(0)
+    if len(axes) != 4:
+        raise CannotFollow("RotaryEmbedding of packed heads")
+    inner, width = axes[3], context.node.attributes.get("rotary_embedding_dim") or axes[3].length
+    sizes = [(n, n) for n in (width, inner.length - width) if n]
+    rotated = context.solver.parts(inner, sizes)[0]
+    for axis in (axes[2], rotated):
         context.solver.freeze(axis, _ROTARY)
-    for position in (1, 2):
+    for position in (1, 2, 3):
         for axis in context.optional(position) or ():
             context.solver.freeze(axis, _ROTARY)
-    return [axes if len(axes) == 4 or heads is None else [*axes[:2], product([head, inner])]]
+    return [list(axes)]

@@ -23,16 +23,9 @@ def broadcast(context: Context) -> list[Axes]:
     *("Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign"),
     *("Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
 )
-@rule("QuickGelu", "Gelu", domain="com.microsoft")
 def unary(context: Context) -> list[Axes]:
     """Keep every axis."""
     return [list(context.axes(0))]
-
-
-@rule("BiasGelu", "FastGelu", domain="com.microsoft")
-def biased_activation(context: Context) -> list[Axes]:
-    """Add an optional bias and apply the activation."""
-    return [context.broadcast([a for a in context.inputs if a is not None])]
 
 
 @rule("Dropout")

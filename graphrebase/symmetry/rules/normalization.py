@@ -20,7 +20,6 @@ def softmax(context: Context) -> list[Axes]:
 
 
 @rule("LayerNormalization", "RMSNormalization")
-@rule("SimplifiedLayerNormalization")
 def layer_normalization(context: Context) -> list[Axes]:
     """Normalise over the trailing axes; gain and bias have the same ones."""
     axes = context.axes(0)

@@ -1,0 +1,80 @@
+"""Shapes of operators outside ONNX that have no body (see ``bodies``), one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphrebase.graph.quantized_shapes import SHAPES as QUANTIZED
+from graphrebase.graph.view import Node
+
+Typed = tuple[int, tuple[int, ...]]
+Inputs = Sequence[Typed | None]
+ShapeFunction = Callable[[Node, Inputs], list[Typed | None]]
+
+SHAPES: dict[tuple[str, str], ShapeFunction] = {}
+
+
+def shape_of(
+    *op_types: str, domain: str = "com.microsoft"
+) -> Callable[[ShapeFunction], ShapeFunction]:
+    """Register the shape function of one or more operators."""
+
+    def register(function: ShapeFunction) -> ShapeFunction:
+        for op_type in op_types:
+            SHAPES[domain, op_type] = function
+        return function
+
+    return register
+
+
+def contributed(node: Node, inputs: Inputs) -> list[Typed | None]:
+    """Return element type and shape of every output, None where they are not known."""
+    function = SHAPES.get((node.domain, node.op_type)) or QUANTIZED.get(node.op_type)
+    if function is None:
+        return [None] * len(node.outputs)
+    try:
+        return function(node, inputs)
+    except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return [None] * len(node.outputs)  # a malformed call: unknown is safe
+
+
+@shape_of("Conv", domain="com.microsoft.nchwc")
+def blocked_convolution(node: Node, inputs: Inputs) -> list[Typed | None]:
+    """(N, C, ...) by (M, C, k ...) gives (N, M, ...), as Conv does; channels are in blocks."""
+    data, weight = inputs[0], inputs[1]
+    if data is None or weight is None or node.attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        return [None]
+    spatial = data[1][2:]
+    count = len(spatial)
+    pads = node.attributes.get("pads", [0] * 2 * count)
+    strides = node.attributes.get("strides", [1] * count)
+    dilations = node.attributes.get("dilations", [1] * count)
+    sizes = (
+        (size + pads[i] + pads[i + count] - dilations[i] * (weight[1][2 + i] - 1) - 1) // strides[i]
+        + 1
+        for i, size in enumerate(spatial)
+    )
+    return [(data[0], (data[1][0], weight[1][0], *sizes))]
+
+
+@shape_of("ReorderOutput", domain="com.microsoft.nchwc")
+def plain_channels(node: Node, inputs: Inputs) -> list[Typed | None]:
+    """(N, C blocked, ...) gives (N, C, ...), or (N, ..., C) with ``channels_last``."""
+    data = inputs[0]
+    if data is None:
+        return [None]
+    batch, _, *spatial = data[1]
+    channels = node.attributes["channels"]
+    last = node.attributes.get("channels_last", 0)
+    return [(data[0], (batch, *spatial, channels) if last else (batch, channels, *spatial))]
+
+
+@shape_of("ReorderInput", domain="com.microsoft.nchwc")
+def blocked_channels(node: Node, inputs: Inputs) -> list[Typed | None]:
+    """(N, C, ...), or (N, ..., C) with ``channels_last``, gives (N, C blocked, ...)."""
+    data = inputs[0]
+    if data is None:
+        return [None]
+    batch, *rest = data[1]
+    shape = [rest[-1], *rest[:-1]] if node.attributes.get("channels_last", 0) else rest
+    return [(data[0], (batch, *shape))]

@@ -1,0 +1,79 @@
+"""The graph that everything else looks at: fused operators give way to their bodies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from graphrebase.graph.bodies import BODIES
+from graphrebase.graph.bodies.table import BODY_OPSET, Call, CannotExpand, KeepAsIs
+from graphrebase.graph.shapes import Probe
+from graphrebase.graph.view import Graph, Node, node_of, plain_graph
+from graphrebase.io import Model
+
+
+def build_graph(model: Model) -> Graph:
+    """Return the view of a model's main graph.
+
+    Local functions are inlined, the node order is repaired, Identity aliases are resolved, fused
+    operators are expanded.
+
+    Raises:
+        InputError: the graph has a cycle or reads a value that nothing computes.
+    """
+    return expand(plain_graph(model))
+
+
+def expand(graph: Graph) -> Graph:
+    """Return the graph with every fused operator replaced by its body, where it has one.
+
+    Values that the operator gives keep their names; those inside it get names that are free.
+    """
+    if not any((node.domain, node.op_type) in BODIES for node in graph.nodes):
+        return graph
+    probe = Probe.start(graph, 0, {})
+    taken = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)}
+    producers: dict[str, Node] = {}
+    literals: dict[str, np.ndarray] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        call = Call(node, probe.types, producers, taken)
+        parts = _parts(call, graph)
+        for name, value in call.literals.items():
+            probe.know(name, value)
+        literals |= call.literals
+        for part in parts:
+            probe.visit(part)
+            producers |= dict.fromkeys(filter(None, part.outputs), part)
+        nodes.extend(parts)
+    ordered = tuple(replace(node, index=index) for index, node in enumerate(nodes))
+    return replace(graph, nodes=ordered, literals={**graph.literals, **literals})
+
+
+def _parts(call: Call, graph: Graph) -> list[Node]:
+    """Return the nodes that a call stands for, itself where it stands for nothing else."""
+    node = call.node
+    function = BODIES.get((node.domain, node.op_type))
+    if function is None:
+        return [node]
+    try:
+        function(call)
+        made = {name for part in call.nodes for name in part.output}
+        for position, name in enumerate(node.outputs):
+            if name and name not in made and (graph.users(name) or name in graph.outputs.values()):
+                raise CannotExpand(f"output {position} of {node.op_type} is read")
+    except KeepAsIs:
+        return [node]
+    except CannotExpand as reason:
+        return [_refused(call, str(reason))]
+    except (ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+        return [_refused(call, f"{node.op_type} is malformed ({error})")]
+    return [
+        replace(node_of(part, {}), opset=BODY_OPSET, fused=node, refusal="") for part in call.nodes
+    ]
+
+
+def _refused(call: Call, reason: str) -> Node:
+    call.literals.clear()
+    return replace(call.node, refusal=reason)

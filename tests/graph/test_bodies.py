@@ -1,0 +1,77 @@
+"""A body computes what the operator computes, and gives the shapes that it gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from graph.fused_calls import CALLS, FusedCall, floats, is_constant, save_call
+from onnx import helper, numpy_helper
+
+from graphrebase.graph import Graph, build_graph, infer_shapes
+from graphrebase.graph.bodies import BODIES
+from graphrebase.graph.bodies.table import BODY_OPSET
+from graphrebase.io import read_model
+
+
+def run(model: bytes, call: FusedCall) -> dict[str, np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    fed = {n: v for n, v in call.inputs.items() if v is not None and not is_constant(v)}
+    names = [value.name for value in session.get_outputs()]
+    wanted = [value.name for value in session.get_inputs()]
+    results = session.run(names, {n: fed[n] for n in wanted})
+    return dict(zip(names, results, strict=True))
+
+
+def expanded(graph: Graph) -> bytes:
+    """Return the view as a model of standard operators."""
+    nodes = []
+    for node in graph.nodes:
+        assert not node.domain and not node.refusal
+        proto = onnx.NodeProto()
+        proto.CopyFrom(node.proto)
+        nodes.append(proto)
+    constants = [numpy_helper.from_array(ref.load(), n) for n, ref in graph.constants.items()]
+    constants += [numpy_helper.from_array(value, n) for n, value in graph.literals.items()]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in graph.outputs]
+    made = helper.make_graph(nodes, "body", list(graph.inputs.values()), outputs, constants)
+    opsets = [helper.make_opsetid("", BODY_OPSET)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=11).SerializeToString()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_body_computes_what_the_operator_computes(name: str, tmp_path: Path) -> None:
+    call = CALLS[name]
+    path = save_call(call, tmp_path / "call.onnx")
+    wanted = run(path.read_bytes(), call) if call.expected is None else call.expected
+    graph = build_graph(read_model(path))
+    shapes = infer_shapes(graph)
+    for output, value in wanted.items():
+        assert shapes.shape(output) == tuple((n, n) for n in value.shape), output
+    if call.same:
+        found = run(expanded(graph), call)
+        for output, value in wanted.items():
+            np.testing.assert_allclose(found[output], value, atol=call.tolerance, err_msg=output)
+
+
+def test_control_another_weight_computes_something_else(tmp_path: Path) -> None:
+    call = CALLS["attention"]
+    changed = replace(call, inputs={**call.inputs, "w": floats(16, 48, seed=99)})
+    one, other = (
+        build_graph(read_model(save_call(c, tmp_path / f"{i}.onnx")))
+        for i, c in enumerate((call, changed))
+    )
+    assert np.abs(run(expanded(one), call)["y"] - run(expanded(other), call)["y"]).max() > 0.1
+
+
+def test_every_body_has_a_call() -> None:
+    called = {(call.domain, call.op_type) for call in CALLS.values()}
+    refused = {key for key in BODIES if key[0] == "com.microsoft.nchwc"}
+    assert set(BODIES) - refused == called
