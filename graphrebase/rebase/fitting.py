@@ -26,6 +26,7 @@ from graphrebase.structure import Structure
 
 LOG = logging.getLogger(__name__)
 GENERATED_IMAGE_KEEP = 0.1
+"""Weight of keep probes beside generated images of the task, which say less than real ones."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -151,7 +152,7 @@ def _find_probes(
     made = generate(base, finetuned, target, graph, seed=seed, note=notes.append)
     seconds, note = time.perf_counter() - began, "; ".join(notes)
     LOG.info("probes: %s, in %.0f s", note, seconds)
-    if keep is None and made.kind == "image":
+    if task is None and made.kind == "image":
         options = replace(options, keep=GENERATED_IMAGE_KEEP)
     generated = frozenset(n for n, x in (("task", task), ("keep", keep)) if x is None)
     return Probing(
