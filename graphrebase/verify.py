@@ -15,6 +15,7 @@ from graphrebase.errors import MismatchError, VerificationError
 from graphrebase.graph import Graph, build_graph
 from graphrebase.io import Model, check_target, read_model, structure_difference
 from graphrebase.rebase.basis import Basis, aligned_basis, random_basis, write_basis
+from graphrebase.rebase.interface import describe, moved_inputs, moved_outputs
 from graphrebase.runtime import (
     Comparison,
     Session,
@@ -80,10 +81,7 @@ def permute_model(
         "max_abs_error": compared.max_abs_error,
         "relative_error": compared.relative,
         "tolerance": model_tolerance(source),
-        "interface": {
-            name: [{"axis": axis, "permutation": index.tolist()} for axis, index in moved]
-            for name, moved in basis.output_maps().items()
-        },
+        "interface": describe(basis.symmetry, basis.permutations),
     }
 
 
@@ -110,7 +108,10 @@ def _groups_moved(structure: Structure, basis: Basis) -> dict[str, int]:
 def _check(model: Model, graph: Graph, output: Path, basis: Basis, seed: int) -> Comparison:
     reference, other = Session(model.path), Session(output)
     sets = two_sizes(reference, graph, seed)
-    compared = equivalent(reference, other, sets, basis.output_maps())
+    change = basis.symmetry, basis.permutations
+    compared = equivalent(
+        reference, other, sets, inputs=moved_inputs(*change), outputs=moved_outputs(*change)
+    )
     limit = model_tolerance(model)
     if not compared.relative <= limit:
         raise VerificationError(
@@ -142,7 +143,7 @@ def verify_function(
         sets: list[dict[str, np.ndarray]] = two_sizes(reference, build_graph(source), seed)
     else:
         sets = [cast_inputs(reference, split_labels(load_npz(inputs))[0])]
-    result = equivalent(reference, compared, sets, {})
+    result = equivalent(reference, compared, sets)
     limit = max(model_tolerance(source), model_tolerance(read_model(other)))
     return {
         "model": str(model),

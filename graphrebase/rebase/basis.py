@@ -19,7 +19,7 @@ from graphrebase.align.alignment import is_matrix
 from graphrebase.errors import MismatchError, OutputError, VerificationError
 from graphrebase.io import Model, is_float, write_model
 from graphrebase.structure import Skip, Structure
-from graphrebase.symmetry import Symmetry, index_vector, leaves, permute_array, random_permutations
+from graphrebase.symmetry import Symmetry, leaves, permute_array, random_permutations
 from graphrebase.symmetry.axes import Axis
 
 Permutations = Mapping[Axis, np.ndarray]
@@ -57,19 +57,6 @@ class Basis:
             )
         axes = self.symmetry.constants[name]
         return permute_array(array, axes, self.permutations, self.symmetry.solver)
-
-    def output_maps(self) -> dict[str, tuple[tuple[int, np.ndarray], ...]]:
-        """Return (axis, index vector) of every output axis that is permuted (freed interfaces)."""
-        found: dict[str, tuple[tuple[int, np.ndarray], ...]] = {}
-        for name, source in self.symmetry.graph.outputs.items():
-            moved = tuple(
-                (i, index_vector(axis, self.permutations, self.symmetry.solver))
-                for i, axis in enumerate(self.symmetry.values.get(source, ()))
-                if any(x in self.permutations for x in leaves(axis))
-            )
-            if moved:
-                found[name] = moved
-        return found
 
 
 def random_basis(symmetry: Symmetry, seed: int = 0) -> Basis:

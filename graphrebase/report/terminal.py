@@ -187,7 +187,8 @@ def permute_tables(data: Data) -> list[RenderableType]:
     items: list[RenderableType] = [_facts(f"permuted ({data['origin']})", facts)]
     for name, moved in data["interface"].items():
         for entry in moved:
-            items.append(escape(f"output {name}, axis {entry['axis']}: {entry['permutation']}"))
+            over = f" at each index of axis {entry['over']}" if "over" in entry else ""
+            items.append(escape(f"{name}, axis {entry['axis']}{over}: {entry['permutation']}"))
     return items
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +22,9 @@ _NARROW = 3e-2  # float8, float4
 _MASKED = 0.25  # share of the largest number from which a value is a mask, not a score
 _SMALLEST_SCALE = 1e-6  # an output that is zero throughout has no scale of its own
 
-OutputMaps = Mapping[str, Sequence[tuple[int, np.ndarray]]]
-_NO_MAPS: OutputMaps = MappingProxyType({})
+#: What another basis makes of an input or output of the reference, by name.
+Relabels = Mapping[str, Callable[[np.ndarray], np.ndarray]]
+_AS_THEY_ARE: Relabels = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ def equivalent(
     reference: Session,
     other: Session,
     input_sets: Sequence[Mapping[str, np.ndarray]],
-    output_maps: OutputMaps = _NO_MAPS,
+    *,
+    inputs: Relabels = _AS_THEY_ARE,
+    outputs: Relabels = _AS_THEY_ARE,
 ) -> Comparison:
     """Run both models on every input set and return the worst comparison.
 
@@ -73,26 +76,27 @@ def equivalent(
         reference: the model that is right by definition.
         other: the model to check.
         input_sets: inputs by name, one mapping per run.
-        output_maps: per output the (axis, index) pairs by which ``other`` is permuted:
-            ``np.take(reference, index, axis)`` has to equal ``other``.
+        inputs: what ``other`` is given in place of an input (a cache in another basis).
+        outputs: what ``other`` has to give in place of an output.
 
     Raises:
         UsageError: there is no input set.
-        MismatchError: the outputs differ in name, or a map does not fit its output.
+        MismatchError: the outputs differ in name, or a function is for none of them.
         InputError: the inputs do not fit a model.
         VerificationError: a model does not run.
     """
     if not input_sets:
         raise UsageError("there are no inputs to compare on")
-    unknown = [name for name in output_maps if name not in reference.outputs]
+    known = {*reference.inputs, *reference.outputs}
+    unknown = [name for name in (*inputs, *outputs) if name not in known]
     if unknown:
-        raise MismatchError(f"there is a map for '{unknown[0]}', which is no output")
+        raise MismatchError(f"'{unknown[0]}' is no input or output of the model")
     found = []
-    for inputs in input_sets:
-        expected = reference.run(inputs)
-        for name, maps in output_maps.items():
-            expected[name] = _mapped(name, expected[name], maps)
-        found.append(compare(expected, other.run(inputs)))
+    for arrays in input_sets:
+        expected = reference.run(arrays)
+        expected |= {name: relabel(expected[name]) for name, relabel in outputs.items()}
+        given = {n: inputs[n](array) if n in inputs else array for n, array in arrays.items()}
+        found.append(compare(expected, other.run(given)))
     return _worst(found)
 
 
@@ -114,18 +118,6 @@ def model_tolerance(model: Model) -> float:
 
 def _worst(found: Sequence[Comparison]) -> Comparison:
     return max(found, key=lambda comparison: (comparison.relative, comparison.max_abs_error))
-
-
-def _mapped(name: str, array: np.ndarray, maps: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
-    for axis, index in maps:
-        fits = -array.ndim <= axis < array.ndim and np.shape(index) == (array.shape[axis],)
-        if not fits or not np.array_equal(np.sort(index), np.arange(len(index))):
-            raise MismatchError(
-                f"the map of output '{name}' is no permutation of its axis {axis}, "
-                f"shape {array.shape}"
-            )
-        array = np.take(array, index, axis=axis)
-    return array
 
 
 def _compare_output(name: str, reference: np.ndarray, other: np.ndarray) -> Comparison:

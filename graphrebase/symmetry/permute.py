@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from graphrebase.graph.shapes import is_static
 from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Sum, leaves
 from graphrebase.symmetry.solver import Solver
 
@@ -22,7 +24,7 @@ def permute_array(
     axis itself: the new entry (i, j) is the old (s(i), t_s(i)(j)).
 
     Args:
-        array: the values, one dimension per axis.
+        array: the values, one dimension per axis; a dynamic axis may have any size.
         axes: axis terms of the array.
         permutations: index vector per free axis; axes without entry stay.
         solver: the solver that made the axes.
@@ -31,7 +33,9 @@ def permute_array(
     flat = [f for group in factors for f in group]
     if not any(True for axis in flat for _ in _moved(axis, permutations)):
         return array
-    grid = array.reshape([f.length for f in flat])
+    grid = array.reshape(
+        [n for size, fs in zip(array.shape, factors, strict=True) for n in _sizes(size, fs)]
+    )
     dependent = [i for i, f in enumerate(flat) if isinstance(f.form, Fibre)]
     # What depends on a dependent axis goes first, while that axis is still in its old order.
     for position in sorted(dependent, key=lambda i: -_depth(flat[i])):
@@ -40,6 +44,16 @@ def permute_array(
         if position not in dependent and any(True for _ in _moved(axis, permutations)):
             grid = np.take(grid, index_vector(axis, permutations, solver), axis=position)
     return grid.reshape(array.shape)
+
+
+def _sizes(size: int, factors: Sequence[Axis]) -> list[int]:
+    """Return the sizes of an axis's factors; what is dynamic takes up what the others leave."""
+    known = [f.length if is_static(f.size) else 0 for f in factors]
+    rest = size // max(math.prod(n for n in known if n), 1)
+    dynamic = [i for i, n in enumerate(known) if not n]
+    for i in dynamic:
+        known[i] = rest if i == dynamic[-1] else 1
+    return known
 
 
 def _permute_fibre(

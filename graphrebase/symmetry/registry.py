@@ -20,7 +20,7 @@ from graphrebase.symmetry.axes import UNIT, Axis, Fibre, frozen
 from graphrebase.symmetry.solver import Solver
 
 Axes = list[Axis]
-Rule = Callable[["Context"], list[Axes]]
+Rule = Callable[["Context"], Sequence[Axes | None]]
 
 RULES: dict[tuple[str, str], Rule] = {}
 
@@ -50,6 +50,7 @@ class Context:
         shapes: shapes and folded values of the whole graph.
         solver: the union-find state.
         scopes: further sets of axes that must be closed (see ``reduce``).
+        opset: version of the default operator set; some operators changed their meaning.
     """
 
     node: Node
@@ -57,6 +58,7 @@ class Context:
     shapes: ShapeTable
     solver: Solver
     scopes: list[Axes]
+    opset: int = 23
 
     def axes(self, position: int) -> Axes:
         """Return the axes of a required input."""

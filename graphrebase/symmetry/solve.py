@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphrebase.graph import Dim, Graph, Node, ShapeTable, infer_shapes
+from graphrebase.graph.cache import Cache, find_cache
 from graphrebase.graph.quantized import quantized_constants, scale_constants
 from graphrebase.graph.shapes import input_dims, is_static
 from graphrebase.io import is_float
@@ -128,6 +129,7 @@ class _State:
     graph: Graph
     shapes: ShapeTable
     solver: Solver
+    cache: Cache
     free: Set[str]
     values: dict[str, Axes]
     uses: dict[Use, Axes]
@@ -156,18 +158,21 @@ def find_symmetry(
         graph: the graph.
         shapes: its shapes, inferred here if not given.
         free: interface axes that may move too, of ``latent`` (hidden-state outputs) and
-            ``state`` (KV-cache inputs and outputs).
+            ``state`` (KV-cache inputs and outputs, see ``graph.cache``).
         cuts: node inputs whose axes are not tied to the node's other operands: the skips of a
             residual stream, when each residual point has a permutation of its own.
         latent: output axes that are latent although the cut graph no longer shows it: those of
             the same graph without cuts.
     """
     table = infer_shapes(graph) if shapes is None else shapes
-    numbers = quantized_constants(graph)
-    state = _State(graph, table, Solver(), frozenset(free), {}, {}, {}, set(), [], {}, numbers)
+    cache, numbers = find_cache(graph, table), quantized_constants(graph)
+    state = _State(
+        graph, table, Solver(), cache, frozenset(free), {}, {}, {}, set(), [], {}, numbers
+    )
     _name_inputs(state)
     for node in graph.nodes:
         _apply(node, state, cuts)
+    _pair_cache(state)
     found = _fix_outputs(state, latent)
     _close_all(state)
     return Symmetry(
@@ -188,15 +193,26 @@ def find_symmetry(
 
 def _name_inputs(state: _State) -> None:
     for name, dims in input_dims(state.graph).items():
-        opaque = "state" in state.free and _is_state(name)
+        is_cache = name in state.cache.inputs
+        opened = is_cache and "state" in state.free
+        reason = f"{'cache' if is_cache else 'input'} '{name}'"
         state.values[name] = [
-            leaf(d[0]) if opaque and is_static(d) and d != UNIT else frozen(d, f"input '{name}'")
-            for d in dims
+            leaf(d[0]) if opened and is_static(d) and d[0] > 1 else frozen(d, reason) for d in dims
         ]
 
 
-def _is_state(name: str) -> bool:
-    return "past" in name or "present" in name or "cache" in name
+def _pair_cache(state: _State) -> None:
+    """Tie past and present: what a step gives out, the next one takes in."""
+    for past, present in state.cache.pairs:
+        before = state.values.get(past, [])
+        after = state.values.get(state.graph.outputs[present], [])
+        if len(before) != len(after):
+            for axis in (*before, *after):
+                state.solver.freeze(axis, f"cache '{past}' and '{present}' differ in layout")
+            continue
+        for x, y in zip(before, after, strict=True):
+            if x.size == y.size and is_static(x.size):
+                state.solver.unify(x, y)
 
 
 def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
@@ -211,7 +227,7 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
     for position in range(len(inputs)):
         if (node.index, position) in cuts:
             inputs[position] = [frozen(UNIT, "cut") for _ in inputs[position] or ()]
-    context = Context(node, inputs, state.shapes, state.solver, state.scopes)
+    context = Context(node, inputs, state.shapes, state.solver, state.scopes, state.graph.opset)
     outputs: Sequence[Axes | None]
     rule = RULES.get((node.domain, node.op_type))
     try:
@@ -315,14 +331,15 @@ def _fix_outputs(state: _State, known: Set[OutputAxis]) -> set[OutputAxis]:
     read = _read_axes(state)
     latent = set(known)
     for name, source in state.graph.outputs.items():
+        is_cache = name in state.cache.outputs
         for position, axis in enumerate(state.values.get(source, ())):
             inside = leaves(axis)
-            if inside and all(x.root in read for x in inside):
+            if not is_cache and inside and all(x.root in read for x in inside):
                 latent.add((name, position))
-            opened = "state" in state.free and _is_state(name)
-            if opened or ("latent" in state.free and (name, position) in latent):
+            kept_free = is_cache and "state" in state.free
+            if kept_free or ("latent" in state.free and (name, position) in latent):
                 continue
-            state.solver.freeze(axis, f"output '{name}'")
+            state.solver.freeze(axis, f"{'cache' if is_cache else 'output'} '{name}'")
         for axis in state.constants.get(source, ()):
             state.solver.freeze(axis, f"output '{name}'")
     return latent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphrebase.graph.shapes import is_static
 from graphrebase.symmetry.axes import frozen, leaf
-from graphrebase.symmetry.registry import Axes, Context, dim_reason, rule
+from graphrebase.symmetry.registry import Axes, CannotFollow, Context, dim_reason, rule
 
 
 @rule(
@@ -14,6 +14,8 @@ from graphrebase.symmetry.registry import Axes, Context, dim_reason, rule
 )
 def broadcast(context: Context) -> list[Axes]:
     """Unify the operands' axes, right-aligned."""
+    if {"axis", "broadcast"} & context.node.attributes.keys():
+        raise CannotFollow(f"{context.node.op_type} broadcasts as it did before opset 7")
     return [context.broadcast([a for a in context.inputs if a is not None])]
 
 

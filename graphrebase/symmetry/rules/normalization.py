@@ -13,9 +13,16 @@ def _unit() -> Axis:
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(context: Context) -> list[Axes]:
-    """Keep every axis; nothing else may depend on the one that is normalised."""
+    """Keep every axis; nothing else may depend on those that are normalised.
+
+    Before opset 13 the default is axis 1, and all axes from there on are normalised as one.
+    """
     axes = context.axes(0)
-    context.reduce(axes, [context.node.attributes.get("axis", -1)])
+    if context.opset >= 13:
+        reduced = [context.node.attributes.get("axis", -1)]
+    else:
+        reduced = list(range(context.node.attributes.get("axis", 1) % len(axes), len(axes)))
+    context.reduce(axes, reduced)
     return [list(axes)]
 
 
