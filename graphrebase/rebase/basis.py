@@ -85,7 +85,7 @@ def aligned_basis(structure: Structure, alignment: Alignment) -> Basis:
             raise MismatchError(
                 f"the alignment moves {name}, which must keep its order in this model",
                 where=str(structure.model.path),
-                hint="if it is a hidden-state output, permute with --free latent",
+                hint="if it is a hidden-state output or a cache, permute with --free latent,state",
             )
         permutations.update(_leaf_permutations(structure, alignment, name))
     gathers = tuple(

@@ -11,7 +11,14 @@ from graphrebase.graph import Graph, ShapeTable
 from graphrebase.graph.pattern import Match, NearMiss, Scene
 from graphrebase.structure.linear import Linear, by_output
 from graphrebase.structure.residual import Residual, find_residual
-from graphrebase.structure.trace import ELSEWHERE, Tracer, distinct_rows, send, target_of
+from graphrebase.structure.trace import (
+    ELSEWHERE,
+    Tracer,
+    distinct_rows,
+    given_numbers,
+    send,
+    target_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,17 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """Keys or values that the graph is given, as cross attention is by an earlier step.
+
+    Attributes:
+        index: a number for every (head, position inside the head), shape (kv, d).
+    """
+
+    index: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """One attention layer.
 
@@ -40,11 +58,17 @@ class Attention:
 
     match: Match
     query: Projection
-    key: Projection
-    value: Projection
+    key: Projection | Given
+    value: Projection | Given
     output: Projection
     kv_of: np.ndarray
     residual: Residual | None
+
+    @property
+    def linears(self) -> list[Linear]:
+        """Return the linear maps of the layer, in the order query, key, value, output."""
+        parts = (self.query, self.key, self.value, self.output)
+        return [part.linear for part in parts if isinstance(part, Projection)]
 
     @property
     def heads(self) -> int:
@@ -84,13 +108,15 @@ def find_attention(
 
 def _attention(search: _Search, match: Match) -> Attention | str:
     transposed = match.facts.get("key_layout") == "transposed"
-    tables: dict[str, tuple[Linear, np.ndarray]] = {}
+    tables: dict[str, tuple[Linear | None, np.ndarray]] = {}
     for part in ("query", "key", "value"):
         swap = part == "key" and transposed
         table = _head_table(search, match.parts[part], swap)
         if table is None:
             return f"the {part} operand could not be followed to a linear map"
         tables[part] = table
+    if tables["query"][0] is None:
+        return "the query operand is an input of the graph"
     output = _output_table(search, match.parts["output"])
     if output is None:
         return "the attention output could not be followed to a linear map"
@@ -102,23 +128,35 @@ def _attention(search: _Search, match: Match) -> Attention | str:
     return Attention(
         match=match,
         query=Projection(tables["query"][0], query),
-        key=Projection(tables["key"][0], key),
-        value=Projection(tables["value"][0], value),
+        key=_operand(tables["key"][0], key),
+        value=_operand(tables["value"][0], value),
         output=Projection(output[0], output[1]),
         kv_of=_kv_of(tables["key"][1], key, len(query)),
         residual=find_residual(search.graph, search.shapes, output[0].output),
     )
 
 
-def _head_table(search: _Search, value: str, swapped: bool) -> tuple[Linear, np.ndarray] | None:
-    """Return the linear map behind an operand and its channels per (batch x head, d)."""
+def _operand(linear: Linear | None, index: np.ndarray) -> Projection | Given:
+    return Given(index) if linear is None else Projection(linear, index)
+
+
+def _head_table(
+    search: _Search, value: str, swapped: bool
+) -> tuple[Linear | None, np.ndarray] | None:
+    """Return the linear map behind an operand and its channels per (batch x head, d).
+
+    Keys and values that the graph is given have no linear map; their channels are numbered.
+    """
     found = search.tracer.trace(value)
-    if found is None or found.table.ndim < 3:
+    table = found.table if found else given_numbers(search.graph, search.shapes, value)
+    if table is None or table.ndim < 3:
         return None
-    table = found.table.swapaxes(-1, -2) if swapped else found.table
+    table = table.swapaxes(-1, -2) if swapped else table
     # The first positions may come from a cache.
     rows = table[..., -1, :].reshape(-1, table.shape[-1])
-    return None if (rows == ELSEWHERE).any() else (found.linear, rows)
+    if (rows == ELSEWHERE).any():
+        return None
+    return found.linear if found else None, rows
 
 
 def _kv_of(rows: np.ndarray, distinct: np.ndarray, heads: int) -> np.ndarray:

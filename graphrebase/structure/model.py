@@ -19,7 +19,7 @@ from graphrebase.structure.linear import Linear, find_linears
 from graphrebase.structure.mlp import Mlp, find_mlps
 from graphrebase.structure.residual import Residual
 from graphrebase.structure.roles import Role, SpaceTable
-from graphrebase.symmetry import Symmetry, find_symmetry
+from graphrebase.symmetry import FREE_KINDS, Symmetry, find_symmetry
 from graphrebase.symmetry.axes import Axis
 
 RESIDUAL_MODES = ("per-point", "shared")
@@ -108,14 +108,15 @@ class _Parts:
 
 
 def find_structure(
-    model: Model, *, residual: str = "shared", free: Iterable[str] = ("latent",)
+    model: Model, *, residual: str = "shared", free: Iterable[str] = FREE_KINDS
 ) -> Structure:
     """Return blocks, roles and spaces of a model.
 
     Args:
         model: the model, without its weights.
         residual: ``shared`` (one permutation for a residual stream) or ``per-point``.
-        free: interface axes that may move (see ``find_symmetry``).
+        free: interface axes that may move (see ``find_symmetry``): all of them, since a result
+            lives in another basis as a whole.
 
     Raises:
         UsageError: unknown residual mode.
@@ -164,7 +165,7 @@ def _find_parts(model: Model) -> _Parts:
     attention, lost = find_attention(
         graph, shapes, linears, [m for m in matches if m.kind == "attention"]
     )
-    taken = [p.linear for a in attention for p in (a.query, a.key, a.value, a.output)]
+    taken = [linear for layer in attention for linear in layer.linears]
     mlps = find_mlps(graph, shapes, linears, taken)
     feeds = _feeding_inputs(graph)
     ordered: list[Attention | Mlp] = [*attention, *mlps]
@@ -253,7 +254,7 @@ def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
         if isinstance(block, Attention):
             found.extend(_roles.attention_roles(table, block, layers["attention"]))
             layers["attention"] += 1
-            used |= {id(p.linear) for p in (block.query, block.key, block.value, block.output)}
+            used |= {id(linear) for linear in block.linears}
         else:
             found.extend(_roles.mlp_roles(table, block, layers["mlp"]))
             layers["mlp"] += 1

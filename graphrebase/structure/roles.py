@@ -12,7 +12,7 @@ from graphrebase.align import Space
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.graph.pattern import Match
 from graphrebase.io import TensorRef
-from graphrebase.structure.blocks import Attention, Projection
+from graphrebase.structure.blocks import Attention, Given, Projection
 from graphrebase.structure.linear import Linear
 from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.residual import Residual
@@ -173,12 +173,14 @@ def attention_roles(table: SpaceTable, layer: Attention, index: int) -> Iterable
     lead = (kv,) if group == 1 else (kv, group)
     heads: RoleAxes = (spaces.head,) if group == 1 else (spaces.head, spaces.member)
     prefix = f"block.{index}.attention"
-    members = {
+    members: dict[str, tuple[Projection | Given, np.ndarray, tuple[int, ...], RoleAxes]] = {
         "q": (layer.query, layer.query.index[order], lead, (*heads, spaces.query_key)),
         "k": (layer.key, layer.key.index, (kv,), (spaces.head, spaces.query_key)),
         "v": (layer.value, layer.value.index, (kv,), (spaces.head, spaces.value_output)),
     }
     for letter, (projection, rows, shape, axes) in members.items():
+        if isinstance(projection, Given):
+            continue
         yield from _projection_roles(table, f"{prefix}.{letter}", projection, rows, shape, axes)
     yield from _output_roles(
         table, f"{prefix}.o", layer.output, order, lead, (*heads, spaces.value_output)

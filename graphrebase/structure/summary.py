@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from graphrebase.structure.blocks import Attention
+from graphrebase.structure.blocks import Attention, Projection
 from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.model import Structure
 from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, children, leaves
@@ -62,9 +62,16 @@ def _attention(layer: Attention) -> dict[str, Any]:
         "head_dim": int(layer.query.index.shape[1]),
         "value_dim": int(layer.value.index.shape[1]),
         "hidden": layer.query.linear.in_width,
-        "packed": layer.query.linear.weight.tensor == layer.key.linear.weight.tensor,
+        "packed": _is_packed(layer),
         "node": str(layer.match.node),
     }
+
+
+def _is_packed(layer: Attention) -> bool:
+    key = layer.key
+    return isinstance(key, Projection) and (
+        layer.query.linear.weight.tensor == key.linear.weight.tensor
+    )
 
 
 def _mlp(block: Mlp) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphrebase.graph import Graph, Node, ShapeTable
+from graphrebase.graph.shapes import is_static
 from graphrebase.structure.linear import Linear
 from graphrebase.structure.views import move_indices
 
@@ -40,6 +41,9 @@ _FIRST = {"Div", "LayerNormalization", "RMSNormalization", "RotaryEmbedding", "C
 
 #: Longest chain of nodes followed.
 _LIMIT = 40
+
+#: Operators between a cache that is given and attention, besides structural ones.
+_GIVEN = {"Cast", "Concat", "Div", "Mul"}
 
 #: Channel number of a position that comes from somewhere else (a cache, padding).
 ELSEWHERE = -1
@@ -195,6 +199,31 @@ def channels(shapes: ShapeTable, value: str, axis: int = -1) -> np.ndarray | Non
     form = [1] * len(size)
     form[axis] = size[axis]
     return np.broadcast_to(line.reshape(form), size)
+
+
+def given_numbers(graph: Graph, shapes: ShapeTable, value: str) -> np.ndarray | None:
+    """Return numbers of the entries that an operand takes from a graph input, None if it does not.
+
+    Every index of the input's static axes (heads and head_dim of a cache) has a number.
+    """
+    steps: list[tuple[Node, str, str]] = []
+    name = value
+    while name not in graph.inputs:
+        node = graph.producers.get(name)
+        if node is None or node.op_type not in _STRUCTURAL | _GIVEN:
+            return None
+        # transformers joins a first cache with an empty constant.
+        computed = [n for n in node.inputs if n not in shapes.values and not graph.is_constant(n)]
+        if len(computed) != 1:
+            return None
+        steps.insert(0, (node, computed[0], name))
+        name = computed[0]
+    shape = shapes.shape(name)
+    if shape is None:
+        return None
+    form = [d[0] if is_static(d) else 1 for d in shape]
+    numbers = np.arange(int(np.prod(form))).reshape(form)
+    return send(graph, shapes, np.broadcast_to(numbers, [d[0] for d in shape]), steps)
 
 
 def distinct_rows(table: np.ndarray) -> np.ndarray:

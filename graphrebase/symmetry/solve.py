@@ -20,6 +20,7 @@ from graphrebase.symmetry.axes import (
     Frozen,
     Leaf,
     children,
+    fibre,
     frozen,
     leaf,
     leaves,
@@ -34,6 +35,9 @@ FREE_KINDS = ("latent", "state")
 
 #: A tensor read in several places is tested for equal values up to this many elements.
 _UNIFORM_LIMIT = 1 << 16
+
+#: Folded or not, their output holds equal values along static axes (T5: zeros for every head).
+_REPEATS = {"ConstantOfShape", "Expand"}
 
 #: Key of one use of a constant: (node index, input position).
 Use = tuple[int, int]
@@ -194,11 +198,21 @@ def find_symmetry(
 def _name_inputs(state: _State) -> None:
     for name, dims in input_dims(state.graph).items():
         is_cache = name in state.cache.inputs
-        opened = is_cache and "state" in state.free
         reason = f"{'cache' if is_cache else 'input'} '{name}'"
-        state.values[name] = [
-            leaf(d[0]) if opened and is_static(d) and d[0] > 1 else frozen(d, reason) for d in dims
-        ]
+        if is_cache and "state" in state.free:
+            state.values[name] = _cache_axes(dims, reason)
+        else:
+            state.values[name] = [frozen(d, reason) for d in dims]
+
+
+def _cache_axes(dims: Sequence[Dim], reason: str) -> Axes:
+    """Return the axes of past keys or values: heads, and an inner axis of their own for each."""
+    axes = [leaf(d[0]) if is_static(d) and d[0] > 1 else frozen(d, reason) for d in dims]
+    inside = [i for i, axis in enumerate(axes) if isinstance(axis.form, Leaf)]
+    if len(inside) == 2:
+        head, inner = (axes[i] for i in inside)
+        axes[inside[1]] = fibre(head, [leaf(inner.length) for _ in range(head.length)])
+    return axes
 
 
 def _pair_cache(state: _State) -> None:
@@ -218,6 +232,7 @@ def _pair_cache(state: _State) -> None:
 def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
     inputs = [_input_axes(node, position, state) for position in range(len(node.inputs))]
     folded = all(name in state.shapes.values for name in node.outputs if name)
+    folded = folded and not (node.op_type in _REPEATS and _is_floating(node, state))
     # Arithmetic on small weights folds too, but weights move.
     if folded and not any(leaves(axis) for axes in inputs for axis in axes or ()):
         for name in node.outputs:
@@ -249,7 +264,7 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
             state.solver.close(axes)
 
 
-def _call(rule: Rule, context: Context) -> list[Axes]:
+def _call(rule: Rule, context: Context) -> Sequence[Axes | None]:
     """Apply a rule; a call that it was not written for (a rank it never met) is not followed."""
     try:
         return rule(context)
@@ -262,6 +277,10 @@ def _check_known(context: Context) -> None:
     for name, axes in zip(context.node.inputs, context.inputs, strict=True):
         if name and axes is None:
             raise CannotFollow(f"{context.node.op_type} reads a value of unknown shape")
+
+
+def _is_floating(node: Node, state: _State) -> bool:
+    return state.shapes.values[node.outputs[0]][0].dtype.kind == "f"
 
 
 def _check_sizes(context: Context, outputs: Sequence[Axes | None]) -> None:
@@ -284,7 +303,13 @@ def _input_axes(node: Node, position: int, state: _State) -> Axes | None:
         return axes
     if name in state.graph.literals:
         return [frozen((n, n), "constant") for n in state.graph.literals[name].shape]
-    return state.values.get(name)
+    found = state.values.get(name)
+    return found if found is None else [_of_this_use(axis) for axis in found]
+
+
+def _of_this_use(axis: Axis) -> Axis:
+    """Return a fresh axis where the indices hold equal values: one use says nothing of another."""
+    return leaf(axis.length, copies=True) if axis.form == Leaf(copies=True) else axis
 
 
 def _constant_axes(name: str, state: _State, use: Use | None = None) -> Axes:
@@ -346,11 +371,14 @@ def _fix_outputs(state: _State, known: Set[OutputAxis]) -> set[OutputAxis]:
 
 
 def _read_axes(state: _State) -> set[Axis]:
-    """Return the leaves that at least two matrices carry: hidden axes, not class scores."""
+    """Return the leaves that at least two matrices carry: hidden axes, not class scores.
+
+    A bias of shape (1, classes) is a vector.
+    """
     seen: dict[Axis, int] = {}
     scales = scale_constants(state.graph)
     for name, axes in state.constants.items():
-        if len(axes) >= 2 and name not in scales:
+        if name not in scales and sum(axis.size != UNIT for axis in axes) >= 2:
             for root in {x.root for axis in axes for x in leaves(axis)}:
                 seen[root] = seen.get(root, 0) + 1
     return {root for root, count in seen.items() if count > 1}

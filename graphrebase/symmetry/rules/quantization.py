@@ -85,7 +85,7 @@ def dynamic(context: Context) -> list[Axes]:
     return [list(context.axes(0)), [], []]
 
 
-def as_float(context: Context) -> list[Axes]:
+def as_float(context: Context) -> Sequence[Axes | None]:
     """Follow the float operator that this one stands for; scales run along its operands."""
     form = form_of(context.node)
     assert form is not None
@@ -101,9 +101,14 @@ def as_float(context: Context) -> list[Axes]:
     while inputs and inputs[-1] is None:
         inputs.pop()
     call = float_node(context.node, form)
-    outputs = inner(Context(call, inputs, context.shapes, context.solver, context.scopes))
+    outputs = inner(
+        Context(call, inputs, context.shapes, context.solver, context.scopes, context.opset)
+    )
     bias = context.optional(form.bias) if form.bias >= 0 else None
-    return [context.broadcast([outputs[0], bias])] if bias is not None else outputs
+    first = outputs[0]
+    if bias is None or first is None:
+        return outputs
+    return [context.broadcast([first, bias])]
 
 
 def _check_form(context: Context, form: Form) -> None:
