@@ -273,7 +273,7 @@ def transport(
         alignment: the maps.
         spaces: the problem's spaces.
         dual: positions of axes that transform by T^-T (the input side of a weight); the same as
-            T for permutations and rotations.
+            T for permutations and rotations, also between different widths.
 
     Returns:
         A new array; for a query projection out[j, m, r, :] is
@@ -289,7 +289,7 @@ def transport(
             continue
         if axis not in spaces or axis not in alignment.maps:
             raise MismatchError("the alignment has no map for this space", where=axis)
-        if length != spaces[axis].size:
+        if length != _old_size(alignment.maps[axis], spaces[axis]):
             raise MismatchError(f"axis of length {length} in a space of another size", where=axis)
     linear = [p for p, a in enumerate(axes) if a is not None and is_matrix(alignment.maps[a])]
     moved: NDArray[Any] = permute_axes(array, axes, alignment.maps, spaces, np, skip=linear)
@@ -298,6 +298,11 @@ def transport(
         head = None if space.over is None else axes.index(space.over)
         moved = _multiply(moved, position, head, alignment.maps[space.name], position in dual)
     return moved
+
+
+def _old_size(found: MapArray, space: Space) -> int:
+    """Return the length of an axis of A that a map moves: that of B's, unless it is rectangular."""
+    return found.shape[-1] if is_matrix(found) and found.ndim > 1 else space.size
 
 
 def _multiply(
@@ -309,7 +314,8 @@ def _multiply(
         shape = [-1 if p == position else 1 for p in range(array.ndim)]
         return np.asarray(array * factors.reshape(shape))
     if dual:
-        matrix = np.linalg.inv(matrix).swapaxes(-1, -2)
+        square = matrix.shape[-1] == matrix.shape[-2]
+        matrix = (np.linalg.inv(matrix) if square else np.linalg.pinv(matrix)).swapaxes(-1, -2)
     if head is None:
         product = np.tensordot(matrix, array, axes=(-1, position))
         return np.asarray(np.moveaxis(product, 0, position))

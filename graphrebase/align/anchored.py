@@ -95,7 +95,7 @@ def match_hidden(pair: Pair, maps: Mapping[str, MapArray], read_a: Read, read_b:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """What the two ends of a stream say about its rotation, (D, D) each, rows B."""
+    """What the two ends of a stream say about its rotation, (D_B, D_A) each."""
 
     first: FloatArray
     last: FloatArray
@@ -103,13 +103,13 @@ class Anchors:
 
 def find_anchors(tower: Tower, pair: Pair, read_a: Read, read_b: Read) -> Anchors:
     """Return what the ends of a stream say, from embeddings, and heads folded in `pair`."""
-    width = pair.body.width(tower.points[0])
+    shape = pair.body.map_shape(tower.points[0])
     ends = []
     for a, b in (
         tuple(input_anchors(tower.inputs, r, centred=tower.centred) for r in (read_a, read_b)),
         (output_anchors(tower, pair.a), output_anchors(tower, pair.b)),
     ):
-        ends.append(b.T @ a if a.size else np.zeros((width, width)))
+        ends.append(b.T @ a if a.size and b.size else np.zeros(shape))
     return Anchors(*ends)
 
 

@@ -8,7 +8,7 @@ only where the model has it; up and gate (M, D), down (D, M); a head (C, D).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,11 +152,13 @@ class Body:
 
     Attributes:
         hidden: for every space inside a head of several layers, the roles (C, n) that read it.
+        widths: size of A's stream at every point, where the body is of a B of another size.
     """
 
     spaces: Mapping[str, Space]
     towers: tuple[Tower, ...]
     hidden: Mapping[str, tuple[str, ...]]
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def linears(self) -> dict[str, Linear]:
@@ -167,3 +169,7 @@ class Body:
     def width(self, space: str) -> int:
         """Return the size of a space."""
         return self.spaces[space].size
+
+    def map_shape(self, point: str) -> tuple[int, int]:
+        """Return the shape (D_B, D_A) of the map of a residual point."""
+        return self.width(point), self.widths.get(point, self.width(point))

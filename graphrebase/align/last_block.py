@@ -132,10 +132,8 @@ def shared_head(
         "base": models.base, "finetuned": models.finetuned, "target": models.target
     }  # fmt: skip
     for head in tower.heads:
-        shapes = {
-            None if x is None else x.shape for x in (r(head.weight) for r in readers.values())
-        }
-        if head.axes[0] is None and None not in shapes and len(shapes) == 1:
+        sizes = {None if x is None else len(x) for x in (r(head.weight) for r in readers.values())}
+        if head.axes[0] is None and None not in sizes and len(sizes) == 1:
             rows = next(activations.read_rows(kept=False))
             streams = next(last_streams(record, tower.points[-1], kept=False))
             if all(

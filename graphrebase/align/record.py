@@ -25,7 +25,7 @@ class Record:
         self._counts: dict[bool, int] = {}
         self._last = {t.points[-1] for t in body.towers}
         self._goals = {x.after for t in body.towers for x in t.layers if isinstance(x, MlpLayer)}
-        self.seen = {p: Comparison(np.zeros((body.width(p),) * 2)) for p in _centred(body)}
+        self.seen = {p: Comparison(np.zeros(body.map_shape(p))) for p in _centred(body)}
         for kept in (False, True):
             self._counts[kept] = self._run(body, activations, kept)
 

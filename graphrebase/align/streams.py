@@ -73,7 +73,8 @@ class StreamMap:
     """How A's stream lies in B's at one point.
 
     Attributes:
-        rotation: orthogonal (D_B, D_A), x_B = rotation x_A but for size.
+        rotation: orthogonal (D_B, D_A), x_B = rotation x_A but for size; between different widths
+            its columns or rows are orthonormal.
         ratio: size of B's stream over A's.
         correlation: of B's stream and A's rotated one, over all probes.
         chance: standard deviation of that correlation under a random rotation.
@@ -111,7 +112,7 @@ def map_streams(
         evidence = seen[point].evidence
         total = 2 * (1 - depth) * anchors.first + 2 * depth * anchors.last + weight * evidence
         if tower.centred:
-            total = total + MEAN_WEIGHT / len(total)
+            total = total + MEAN_WEIGHT / np.sqrt(total.size)
         rotation = polar(total)
         found[point] = StreamMap(
             rotation,

@@ -49,8 +49,12 @@ def rebase(
         Path | None, typer.Option("--save-alignment", help="Store the alignment found.")
     ] = None,
     template: Annotated[
-        str, typer.Option(help="Whose graph the output has: finetuned or target.")
-    ] = "finetuned",
+        str,
+        typer.Option(
+            help="Whose graph the output has: finetuned, target, or auto (target where base and "
+            "target differ in size)."
+        ),
+    ] = "auto",
     probes: Annotated[
         Path | None, typer.Option("--probes", help="npz of unlabelled inputs of the task (fit).")
     ] = None,
@@ -226,8 +230,12 @@ def evaluate(
         Path | None, typer.Option("--alignment", help="A stored alignment of base and target.")
     ] = None,
     template: Annotated[
-        str, typer.Option(help="Whose graph the results have: finetuned or target.")
-    ] = "finetuned",
+        str,
+        typer.Option(
+            help="Whose graph the results have: finetuned, target, or auto (target where base and "
+            "target differ in size)."
+        ),
+    ] = "auto",
     probes: Annotated[
         Path | None, typer.Option("--probes", help="npz of unlabelled inputs of the task (fit).")
     ] = None,

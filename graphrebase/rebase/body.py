@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from graphrebase.align import Space
 from graphrebase.align.body import (
     AttentionLayer,
     Body,
-    FloatArray,
     Inputs,
     Linear,
     MlpLayer,
     Norm,
     Tower,
 )
-from graphrebase.errors import MismatchError, VerificationError
+from graphrebase.errors import MismatchError
 from graphrebase.graph import ShapeTable, infer_shapes
+from graphrebase.rebase.ends import Stream, find_streams, head_roles, input_roles, paired_norms
 from graphrebase.structure import Attention, Mlp, Structure
 from graphrebase.structure.wiring import NormFacts, layer_scale, norm_facts, origin, rotary_pairs
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Reads roles of one model as float64."""
-
-    structure: Structure
-
-    def __call__(self, role: str) -> FloatArray | None:
-        """Return a role's array, None where the model lacks it.
-
-        Raises:
-            VerificationError: it is not finite.
-        """
-        if role not in self.structure.roles:
-            return None
-        values = np.asarray(self.structure.read(role), np.float64)
-        if not np.isfinite(values).all():
-            raise VerificationError(
-                f"{role} holds NaN or infinite values",
-                where=f"{self.structure.model.path}, "
-                f"tensor '{self.structure.roles[role].view.tensor}'",
-                hint="export the model again from a healthy checkpoint",
-            )
-        return values
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
     structure: Structure
     other: Structure
+    names: Mapping[str, str] | None
     norms: Mapping[str, NormFacts]
     shapes: ShapeTable
     spaces: dict[str, Space]
@@ -75,35 +49,41 @@ def _plain(norm: NormFacts) -> Norm:
     return Norm(norm.gain, norm.bias, norm.centred)
 
 
-def build_body(structure: Structure, other: Structure, *, residual: str = "per-point") -> Body:
+def build_body(
+    structure: Structure,
+    other: Structure,
+    *,
+    residual: str = "per-point",
+    names: Mapping[str, str] | None = None,
+) -> Body:
     """Return the body of a model, with the heads that another model has too.
 
     Args:
-        structure: A.
-        other: B, of the same architecture.
+        structure: A; B, where the two differ in size.
+        other: B, of the same architecture; A, where the two differ in size.
         residual: ``per-point`` or ``shared``.
+        names: A's roles by B's, where the two differ in size.
 
     Raises:
         MismatchError: the blocks do not form residual streams.
     """
-    source = _Source(structure, other, norm_facts(structure), infer_shapes(structure.graph), {})
-    numbers = sorted(set(structure.towers))
-    towers, start = [], 0
-    for number in numbers:
-        blocks = [b for b, t in zip(structure.blocks, structure.towers, strict=True) if t == number]
-        names = _point_names(len(blocks), start, residual, number if len(numbers) > 1 else None)
-        start += len(blocks) + 1
-        towers.append(_tower(source, blocks, names))
-    return Body(source.spaces, tuple(towers), _hidden(source))
+    source = _source(structure, other, names)
+    towers = [_tower(source, x.blocks, x.points) for x in find_streams(structure, residual)]
+    found = {}
+    if names is not None:
+        pairs = zip(towers, find_streams(other, residual), strict=True)
+        found = {p: stream.width for tower, stream in pairs for p in tower.points}
+    return Body(source.spaces, tuple(towers), _hidden(source), found)
 
 
-def _point_names(blocks: int, start: int, residual: str, tower: int | None) -> list[str]:
-    if residual == "per-point":
-        return [f"residual.{start + p}" for p in range(blocks + 1)]
-    return ["residual" if tower is None else f"residual.{tower}"] * (blocks + 1)
+def _source(
+    structure: Structure, other: Structure, names: Mapping[str, str] | None = None
+) -> _Source:
+    shapes = infer_shapes(structure.graph)
+    return _Source(structure, other, names, norm_facts(structure), shapes, {})
 
 
-def _tower(source: _Source, blocks: list[Attention | Mlp], names: list[str]) -> Tower:
+def _tower(source: _Source, blocks: Sequence[Attention | Mlp], names: Sequence[str]) -> Tower:
     structure = source.structure
     layers: list[AttentionLayer | MlpLayer] = []
     width = 0
@@ -125,13 +105,13 @@ def _tower(source: _Source, blocks: list[Attention | Mlp], names: list[str]) -> 
     return Tower(
         tuple(dict.fromkeys(names)),
         tuple(layers),
-        _inputs(source, names[0], _start(blocks[0])),
+        _inputs(source, Stream(tuple(blocks), tuple(names))),
         tuple(_heads(source, names[-1])),
         centred,
     )
 
 
-def _centred(source: _Source, blocks: list[Attention | Mlp]) -> bool:
+def _centred(source: _Source, blocks: Sequence[Attention | Mlp]) -> bool:
     readers = [b.query.linear if isinstance(b, Attention) else b.up for b in blocks]
     found = [origin(source.structure.graph, source.norms, r.input).norm for r in readers]
     return all(norm is not None and norm.centred for norm in found)
@@ -208,37 +188,26 @@ def _mlp(source: _Source, block: Mlp, before: str, after: str) -> MlpLayer:
 
 
 def _shared(source: _Source, name: str) -> bool:
+    if source.names is not None:
+        return name in source.names
     mine, theirs = (s.roles.get(name) for s in (source.structure, source.other))
     return mine is not None and theirs is not None and mine.view.shape == theirs.view.shape
 
 
-def _start(block: Attention | Mlp) -> int:
-    return (block.query.linear if isinstance(block, Attention) else block.up).node.index
-
-
-def _inputs(source: _Source, first: str, stop: int) -> Inputs:
-    """Sort the roles that write to the first point, before node ``stop``, by what they are."""
-    tables, filters, biases, tokens = [], [], [], []
-    for name, role in source.structure.roles.items():
-        if not _shared(source, name) or first not in role.axes or role.order > stop:
-            continue
-        if role.kind == "embedding" and role.axes == (None, first):
-            tables.append(name)
-        elif role.kind == "embedding" and role.axes == (first, None):
-            filters.append(name)
-        elif role.kind == "embedding" and role.axes == (first,):
-            biases.append(name)
-        elif role.kind == "other" and role.axes == (first,):
-            tokens.append(name)
-    return Inputs(tuple(tables), tuple(filters), tuple(biases), tuple(tokens))
+def _inputs(source: _Source, stream: Stream) -> Inputs:
+    found = input_roles(source.structure, stream)
+    kept = (
+        tuple(name for name in names if _shared(source, name))
+        for names in (found.tables, found.filters, found.biases, found.tokens)
+    )
+    return Inputs(*kept)
 
 
 def _heads(source: _Source, last: str) -> list[Linear]:
     found = []
-    for name, role in source.structure.roles.items():
-        if role.kind != "head" or not name.endswith(".weight") or len(role.axes) != 2:
-            continue
-        if role.axes[1] == last and _shared(source, name):
+    for name in head_roles(source.structure, last):
+        if _shared(source, name):
+            role = source.structure.roles[name]
             out = role.axes[0]
             if out is not None:
                 source.space(Space(out, "mlp", role.view.shape[0]))
@@ -259,14 +228,36 @@ def _hidden(source: _Source) -> dict[str, tuple[str, ...]]:
     }
 
 
-def carried_heads(finetuned: Structure, body: Body) -> dict[str, Linear]:
-    """Return heads on the residual stream that only the fine-tuned model has, by stem."""
-    last = {tower.points[-1] for tower in body.towers}
-    source = _Source(finetuned, finetuned, norm_facts(finetuned), infer_shapes(finetuned.graph), {})
-    found = {}
-    for name, role in finetuned.roles.items():
-        stem = name.removesuffix(".weight")
-        ends = role.axes[-1] if len(role.axes) == 2 else None
-        if role.kind == "head" and stem != name and ends in last and stem not in body.linears:
-            found[stem] = source.linear(stem, (None, ends), 1)
+def carried_heads(
+    finetuned: Structure, body: Body, target: Structure | None = None
+) -> dict[str, Linear]:
+    """Return heads on the residual stream that only the fine-tuned model has, by stem.
+
+    Args:
+        finetuned: A_ft.
+        body: what A and B have in common.
+        target: B, where the body is B's because the two differ in size.
+    """
+    source, found = _source(finetuned, finetuned), {}
+    own = find_streams(finetuned) if target is not None else [None] * len(body.towers)
+    for number, (tower, stream) in enumerate(zip(body.towers, own, strict=True)):
+        last = tower.points[-1] if stream is None else stream.points[-1]
+        for name in head_roles(finetuned, last):
+            stem = name.removesuffix(".weight")
+            if stem not in body.linears:
+                linear = source.linear(stem, (None, tower.points[-1]), 1)
+                if target is not None and stream is not None:
+                    linear = _renamed(linear, target, number, finetuned, stream)
+                found[stem] = linear
     return found
+
+
+def _renamed(
+    linear: Linear, target: Structure, number: int, finetuned: Structure, stream: Stream
+) -> Linear:
+    """Return a head of A_ft with the name of the norm that it will read in B."""
+    if linear.norm is None:
+        return linear
+    names = paired_norms(finetuned, stream, target, find_streams(target)[number])
+    gain, bias = (None if r is None else names.get(r) for r in (linear.norm.gain, linear.norm.bias))
+    return replace(linear, norm=Norm(gain, bias, linear.norm.centred))

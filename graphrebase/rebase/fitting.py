@@ -15,9 +15,10 @@ from graphrebase.align.body import FloatArray, MlpLayer
 from graphrebase.align.fit import find_fit
 from graphrebase.align.recipe import FitOptions, Models
 from graphrebase.progress import Progress, silent
-from graphrebase.rebase.body import Reader, build_body
+from graphrebase.rebase.body import build_body
 from graphrebase.rebase.folded import FittedMove, folded_move
 from graphrebase.rebase.given import Given
+from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
 from graphrebase.runtime import Session, generate, probe_kind
@@ -54,27 +55,32 @@ class Probing:
 
 
 def fit_models(
-    structures: Mapping[str, Structure], probing: Probing, progress: Progress = silent
+    structures: Mapping[str, Structure],
+    probing: Probing,
+    progress: Progress = silent,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[FittedMove, Details]:
     """Return the changes of B with the maps they rest on, and how well these fit.
 
     Args:
         structures: of base, finetuned and target.
         probing: the inputs.
+        names: A's roles by B's, where the two differ in size.
         progress: told about every step.
 
     Raises:
         InputError: the inputs do not fit the models.
     """
     base, finetuned, target = (structures[n] for n in ("base", "finetuned", "target"))
-    body = build_body(base, target)
+    one, other = (base, target) if names is None else (target, base)
+    body = build_body(one, other, names=names)
     models: dict[Role, Structure] = {"base": base, "finetuned": finetuned, "target": target}
     runs = Runs(body, models, probing.task, probing.keep)
     layers = sum(isinstance(layer, MlpLayer) for t in body.towers for layer in t.layers)
     watched = Watched(runs, runs.batches, layers, progress)
 
     def head_changes(alignment: Alignment) -> dict[str, FloatArray]:
-        moved = folded_move(base, finetuned, target, alignment, body)
+        moved = folded_move(base, finetuned, target, alignment, body, names)
         roles = [r for t in body.towers for h in t.heads for r in (h.weight, h.bias)]
         found = {
             role: moved.own_change(role)
@@ -85,10 +91,10 @@ def fit_models(
         }
         return {role: change for role, change in found.items() if change is not None}
 
-    empty = folded_move(base, finetuned, target, Alignment({}, "fit"), body)
+    empty = folded_move(base, finetuned, target, Alignment({}, "fit"), body, names)
     fitted = find_fit(
         body,
-        Models(Reader(base), Reader(finetuned), Reader(target)),
+        Models(Reader(base, names), Reader(finetuned, names), Reader(target)),
         watched,
         probing.options,
         head_changes,

@@ -11,7 +11,8 @@ from graphrebase.align import Alignment, transport
 from graphrebase.align.anchored import move
 from graphrebase.align.body import Body, FloatArray, Linear
 from graphrebase.align.folding import Folded, fold, required, unfold
-from graphrebase.rebase.body import Reader, carried_heads
+from graphrebase.rebase.body import carried_heads
+from graphrebase.rebase.reader import Reader
 from graphrebase.structure import Structure
 
 
@@ -103,17 +104,34 @@ class FittedMove:
 
 
 def folded_move(
-    base: Structure, finetuned: Structure, target: Structure, alignment: Alignment, body: Body
+    base: Structure,
+    finetuned: Structure,
+    target: Structure,
+    alignment: Alignment,
+    body: Body,
+    names: Mapping[str, str] | None = None,
 ) -> FoldedMove:
-    """Return the folded task vector of three structures."""
-    readers = Reader(base), Reader(finetuned), Reader(target)
+    """Return the folded task vector of three structures.
+
+    Args:
+        base: A.
+        finetuned: A_ft.
+        target: B.
+        alignment: the maps.
+        body: of A; of B, where the two differ in size.
+        names: A's roles by B's, where the two differ in size.
+    """
+    heads = carried_heads(finetuned, body, target if names is not None else None)
+    if names is not None:
+        names = {**names, **{r: r for x in heads.values() for r in (x.weight, x.bias)}}
+    readers = Reader(base, names), Reader(finetuned, names), Reader(target)
     norms = [x.norm for x in body.linears.values() if x.norm is not None]
     carried = (x.carried for x in body.linears.values())
     kept = {name for n in norms for name in (n.gain, n.bias)} | set(carried)
     return FoldedMove(
         body,
         body.linears,
-        carried_heads(finetuned, body),
+        heads,
         _tied(body, readers[2]),
         frozenset(name for name in kept if name is not None),
         alignment,

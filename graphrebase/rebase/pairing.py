@@ -9,6 +9,7 @@ from functools import partial
 from graphrebase.align import AlignmentProblem, Space, Weight
 from graphrebase.errors import MismatchError
 from graphrebase.io import is_float
+from graphrebase.rebase.ends import find_streams
 from graphrebase.structure import Role, Structure
 
 #: Roles of these kinds make an architecture; a head may come and go with the task.
@@ -43,14 +44,7 @@ def check_architecture(one: Structure, other: Structure, names: tuple[str, str])
     Raises:
         MismatchError: no blocks were found, or blocks, widths or head layouts differ.
     """
-    for structure, name in ((one, names[0]), (other, names[1])):
-        if not structure.blocks:
-            raise MismatchError(
-                f"no attention or MLP block was recognised in the {name} model",
-                where=str(structure.model.path),
-                hint="look at `graphrebase inspect` for near misses",
-            )
-        check_floats(structure, name)
+    _check_recognised(one, other, names)
     left, right = _body(one), _body(other)
     missing = [n for n in left if n not in right and not n.endswith(".bias")]
     extra = [n for n in right if n not in left and not n.endswith(".bias")]
@@ -95,6 +89,73 @@ def check_floats(structure: Structure, name: str) -> None:
         where=str(model.path),
         hint="rebase the float models and quantise the result",
     )
+
+
+def _check_recognised(one: Structure, other: Structure, names: tuple[str, str]) -> None:
+    for structure, name in ((one, names[0]), (other, names[1])):
+        if not structure.blocks:
+            raise MismatchError(
+                f"no attention or MLP block was recognised in the {name} model",
+                where=str(structure.model.path),
+                hint="look at `graphrebase inspect` for near misses",
+            )
+        check_floats(structure, name)
+
+
+def sizes(structure: Structure) -> str:
+    """Return depth and width of every residual stream of a model, for people."""
+    streams = find_streams(structure)
+    return " and ".join(f"{len(s.blocks)} layers of width {s.width}" for s in streams)
+
+
+def same_sizes(one: Structure, other: Structure) -> bool:
+    """Return whether two models have the same blocks, in width, depth, heads and hidden units."""
+    left, right = (
+        {
+            name: role.view.shape
+            for name, role in _body(structure).items()
+            if role.kind in ("attention", "mlp") and not name.endswith(".bias")
+        }
+        for structure in (one, other)
+    )
+    return left == right
+
+
+def check_family(one: Structure, other: Structure, names: tuple[str, str]) -> None:
+    """Check that two models are of one family, of any size.
+
+    Args:
+        one: the first structure.
+        other: the second structure.
+        names: what to call them in messages ("base", "target").
+
+    Raises:
+        MismatchError: no blocks were found, or they consist of other parts.
+    """
+    _check_recognised(one, other, names)
+    facts: list[tuple[str, list[object]]] = [
+        ("parts of a block", [_parts(s) for s in (one, other)]),
+        ("norms", [sorted({str(m.facts.get("norm")) for m in s.norms}) for s in (one, other)]),
+        ("residual streams", [len(find_streams(s)) for s in (one, other)]),
+    ]
+    for what, (left, right) in facts:
+        if left != right:
+            raise MismatchError(
+                f"different architectures: the {what} are {_told(left)} in the {names[0]} model "
+                f"and {_told(right)} in the {names[1]} model",
+                where=f"{one.model.path} and {other.model.path}",
+                hint="both must be of one family, in any size; compare them with "
+                "`graphrebase inspect`",
+            )
+
+
+def _parts(structure: Structure) -> list[str]:
+    roles = (n for n, r in structure.roles.items() if r.kind in ("attention", "mlp"))
+    return sorted({name.split(".", 2)[2] for name in roles if not name.endswith(".bias")})
+
+
+def _told(fact: object) -> str:
+    return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
 
 
 def _body(structure: Structure) -> dict[str, Role]:

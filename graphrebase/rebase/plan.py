@@ -49,6 +49,7 @@ class TaskVector:
         alpha: scale of the task vector.
         folded: moves linear maps in folded form (orthogonal methods); None moves every role by
             itself (permutations).
+        resized: A and B differ in width or depth, so that roles of one name need not correspond.
     """
 
     base: Structure
@@ -59,6 +60,7 @@ class TaskVector:
     axes: Mapping[str, tuple[str | None, ...]]
     alpha: float
     folded: FoldedMove | FittedMove | None = None
+    resized: bool = False
 
     def moved(self, role: str) -> np.ndarray:
         """Return theta_B + alpha * pi(theta_A_ft - theta_A), float64.
@@ -68,6 +70,9 @@ class TaskVector:
         Raises:
             VerificationError: a weight is not finite.
         """
+        if self.resized:
+            change = None if self.folded is None else self.folded.change(role)
+            return _finite(self.target, role) + (0.0 if change is None else self.alpha * change)
         shape = next(
             s.roles[role].view.shape
             for s in (self.finetuned, self.base, self.target)
@@ -124,6 +129,10 @@ def make_plan(vector: TaskVector, template: str) -> tuple[Entry, ...]:
 
 def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
     name, kind = role.name, role.kind
+    if vector.resized:
+        solved = isinstance(vector.folded, FittedMove) and name in vector.folded.changes
+        why = "" if solved else "left as the target has it, which is of another size"
+        return Entry(name, kind, MOVED if solved else COPIED, why)
     base, new, goal = (s.roles.get(name) for s in (vector.base, vector.finetuned, vector.target))
     same_old = base is not None and new is not None and base.view.shape == new.view.shape
     same_new = goal is not None and new is not None and goal.view.shape == new.view.shape
@@ -158,7 +167,7 @@ def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> Non
     others = [vector.target if template == "finetuned" else vector.finetuned]
     for structure in others:
         for name, role in structure.roles.items():
-            if role.kind == "other" or _same_place(holder, role):
+            if role.kind == "other" or _same_place(holder, role, vector.resized):
                 continue
             if role.kind == "head":
                 if template == "target" and not _same_place(vector.base, role):
@@ -167,6 +176,8 @@ def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> Non
                         "fine-tuned model has",
                         hint="use --template finetuned",
                     )
+                continue
+            if vector.resized:
                 continue
             if name.endswith(".bias") and not np.any(structure.read(name)):
                 continue
@@ -177,9 +188,13 @@ def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> Non
             )
 
 
-def _same_place(holder: Structure, role: Role) -> bool:
+def _same_place(holder: Structure, role: Role, resized: bool = False) -> bool:
+    """Tell whether a model has a role in the same shape; in another width, with the same rows."""
     own = holder.roles.get(role.name)
-    return own is not None and own.view.shape == role.view.shape
+    if own is None:
+        return False
+    shapes = (own.view.shape, role.view.shape)
+    return shapes[0][:1] == shapes[1][:1] if resized else shapes[0] == shapes[1]
 
 
 def replacements(

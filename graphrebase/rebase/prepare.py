@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from graphrebase.align import load as load_alignment
 from graphrebase.errors import MismatchError, UsageError
 from graphrebase.io import check_target, read_model
 from graphrebase.progress import Progress, silent
+from graphrebase.rebase.ends import find_counterparts
 from graphrebase.rebase.fitting import ProbeSource, Probing
 from graphrebase.rebase.given import Given, least_probes, read_given, samples
-from graphrebase.rebase.pairing import check_architecture, pair
+from graphrebase.rebase.pairing import check_architecture, check_family, pair, same_sizes
 from graphrebase.rebase.plan import make_plan
 from graphrebase.rebase.settings import Settings
 from graphrebase.rebase.task import Case, Task, find_task, fitted_again, naive_task
@@ -53,7 +55,7 @@ class Prepared:
     def naive(self) -> Candidate | None:
         """Return the result of adding the task vector as it is; None where it does not fit."""
         task = naive_task(self.case)
-        return None if task is None else _candidate(task, self.case.settings)
+        return None if task is None else _candidate(task, self.case.template)
 
 
 def prepare(
@@ -90,7 +92,7 @@ def prepare(
         residual = str(stored.options.get("residual", residual))
     structures = {name: find_structure(model, residual=residual) for name, model in models.items()}
     check_architecture(structures["base"], structures["finetuned"], ("base", "fine-tuned"))
-    check_architecture(structures["base"], structures["target"], ("base", "target"))
+    names = _names(structures)
     given = read_given(
         settings.probes,
         settings.keep_data,
@@ -102,20 +104,48 @@ def prepare(
         pair(structures["base"], structures["target"]),
         settings,
         residual,
+        _template(settings, resized=names is not None),
         {name: model.sha256() for name, model in models.items()},
         ProbeSource(structures, given, settings.seed, progress),
         progress,
+        names,
     )
     task = find_task(case, stored)
-    prepared = Prepared(case, task, _candidate(task, settings), unverified(""), given)
+    prepared = Prepared(case, task, _candidate(task, case.template), unverified(""), given)
     return _judged(prepared, output)
 
 
-def _candidate(task: Task, settings: Settings) -> Candidate:
-    plan = make_plan(task.vector, settings.template)
+def _names(structures: Mapping[str, Structure]) -> dict[str, str] | None:
+    """Return A's roles by B's where the two differ in size; None where they do not.
+
+    Raises:
+        MismatchError: they are not even of one family.
+    """
+    base, target = structures["base"], structures["target"]
+    if same_sizes(base, target):
+        check_architecture(base, target, ("base", "target"))
+        return None
+    check_family(base, target, ("base", "target"))
+    return find_counterparts(target, base)
+
+
+def _template(settings: Settings, *, resized: bool) -> str:
+    """Return whose graph the output has."""
+    if resized and settings.template == "finetuned":
+        raise MismatchError(
+            "base and target differ in size, so the output cannot have the fine-tuned model's "
+            "graph",
+            hint="use --template target, or leave it to auto",
+        )
+    automatic = "target" if resized else "finetuned"
+    return automatic if settings.template == "auto" else settings.template
+
+
+def _candidate(task: Task, template: str) -> Candidate:
+    plan = make_plan(task.vector, template)
     if not any(entry.action == "moved" for entry in plan):
         raise MismatchError("nothing of the fine-tuning can be moved onto the target")
-    return Candidate(task.vector, plan, settings.template)
+    return Candidate(task.vector, plan, template)
 
 
 def _scores_tokens(finetuned: Structure) -> bool:
@@ -157,7 +187,7 @@ def _judged(prepared: Prepared, output: Path | None) -> Prepared:
 
 def _fitted_on(prepared: Prepared, probing: Probing) -> Prepared:
     task = fitted_again(prepared.case, prepared.task, probing)
-    return replace(prepared, task=task, candidate=_candidate(task, prepared.case.settings))
+    return replace(prepared, task=task, candidate=_candidate(task, prepared.case.template))
 
 
 def _cheap(prepared: Prepared) -> bool:
@@ -183,7 +213,7 @@ def _plain(prepared: Prepared, verdict: Verdict) -> Prepared:
     details = prepared.alignment.details
     alignment = replace(task.alignment, details=details)
     task = replace(task, alignment=alignment, why=why, known=prepared.task.known)
-    candidate = _candidate(task, prepared.case.settings)
+    candidate = _candidate(task, prepared.case.template)
     return replace(prepared, task=task, candidate=candidate, verdict=verdict)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graphrebase.align.activations import Role
 from graphrebase.align.body import Body, FloatArray, MlpLayer
 from graphrebase.errors import InputError, MismatchError
+from graphrebase.rebase.ends import find_streams
 from graphrebase.runtime import Session, cast_inputs, exposed, synthetic_inputs
 from graphrebase.structure import Mlp, Structure
 from graphrebase.structure.wiring import norm_facts, origin
@@ -69,9 +70,10 @@ class Runs:
             batch: samples per run.
         """
         self._models = models
-        self._values = {role: _stream_values(body, s) for role, s in models.items()}
+        self._mixtures = {role: place(body, s) for role, s in models.items()}
         self._sessions = {
-            role: exposed(s.model, list(self._values[role].values())) for role, s in models.items()
+            role: exposed(models[role].model, list(dict.fromkeys(v for m in x.values() for v in m)))
+            for role, x in self._mixtures.items()
         }
         target = self._sessions["target"]
         self._layers = _layers(body, models["target"])
@@ -88,10 +90,14 @@ class Runs:
 
     def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
         """Yield the residual stream at every point, (tokens, D), per mini-batch."""
-        names = self._values[model]
+        session = self._sessions[model]
         for inputs, _ in self._batches(kept):
-            found = self._sessions[model].run(_fitting(self._sessions[model], inputs))
-            yield {point: _rows(found[name]) for point, name in names.items()}
+            values = session.run(_fitting(session, inputs))
+            found = {name: _rows(array) for name, array in values.items()}
+            yield {
+                point: sum((share * found[value] for value, share in parts.items()), np.zeros(1))
+                for point, parts in self._mixtures[model].items()
+            }
 
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
@@ -190,7 +196,7 @@ class Runs:
         shapes = {}
         for role, session in self._sessions.items():
             found = session.run(_fitting(session, inputs))
-            shapes[role] = found[self._values[role][point]].shape
+            shapes[role] = found[next(iter(self._mixtures[role][point]))].shape
             if role == "target":
                 self._types = {name: array.dtype for name, array in found.items()}
         if len({s[:-1] for s in shapes.values()}) > 1:
@@ -208,20 +214,38 @@ def _rows(array: np.ndarray) -> FloatArray:
     return np.asarray(array.reshape(-1, array.shape[-1]), np.float64)
 
 
-def _stream_values(body: Body, structure: Structure) -> dict[str, str]:
-    """Return the value of every residual point; before a norm, where norms are in the stream."""
-    inputs = {match.parts["output"]: match.parts["input"] for match in structure.norms}
+def place(body: Body, structure: Structure) -> dict[str, dict[str, float]]:
+    """Return the values of a model, and their shares, that stand for every point of a body.
+
+    The points of a stream are spread evenly over depth: point q of n belongs to place q m / n of a
+    model with m, which lies between two of its points unless m = n.
+    """
     found = {}
-    blocks = iter(structure.blocks)
-    for tower in body.towers:
-        for number, layer in enumerate(tower.layers):
-            residual = next(blocks).residual
-            if residual is None:
+    for tower, values in zip(body.towers, _stream_values(structure), strict=True):
+        places = np.arange(len(tower.points)) * (len(values) - 1) / (len(tower.points) - 1)
+        for point, at in zip(tower.points, places.tolist(), strict=True):
+            low, share = int(at + 1e-9), at - int(at + 1e-9)
+            parts = {values[low]: 1.0 - share}
+            if share > 1e-9:
+                parts[values[low + 1]] = share
+            found[point] = parts
+    return found
+
+
+def _stream_values(structure: Structure) -> list[list[str]]:
+    """Return the values of every residual point; before a norm, where norms are in the stream."""
+    inputs = {match.parts["output"]: match.parts["input"] for match in structure.norms}
+    found: list[list[str]] = []
+    for stream in find_streams(structure):
+        values: list[str] = []
+        for block in stream.blocks:
+            if block.residual is None:
                 raise MismatchError("a block has no residual connection")
-            if number == 0:
-                skip = residual.node.inputs[residual.skip]
-                found[layer.before] = inputs.get(skip, skip)
-            found[layer.after] = residual.node.outputs[0]
+            if not values:
+                skip = block.residual.node.inputs[block.residual.skip]
+                values.append(inputs.get(skip, skip))
+            values.append(block.residual.node.outputs[0])
+        found.append(values)
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from graphrebase.errors import UsageError
 
 METHODS = ("auto", "transfusion", "anchored", "fit", "naive")
-TEMPLATES = ("finetuned", "target")
+TEMPLATES = ("auto", "finetuned", "target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Settings:
     alpha: float = 1.0
     residual: str = "per-point"
     intra: str = "split"
-    template: str = "finetuned"
+    template: str = "auto"
     device: str = "cpu"
     seed: int = 0
     probes: Path | None = None

@@ -19,11 +19,20 @@ from graphrebase.align.anchored import find_anchored
 from graphrebase.errors import InputError, MismatchError, UsageError, VerificationError
 from graphrebase.io import read_model
 from graphrebase.progress import Progress, silent
-from graphrebase.rebase.body import Reader, build_body
+from graphrebase.rebase.body import build_body
 from graphrebase.rebase.fitting import ProbeSource, Probing, can_probe, fit_models
 from graphrebase.rebase.folded import folded_move
-from graphrebase.rebase.pairing import Pairing, build_problem, check_architecture, pair
+from graphrebase.rebase.pairing import (
+    Pairing,
+    build_problem,
+    check_architecture,
+    check_family,
+    pair,
+    same_sizes,
+    sizes,
+)
 from graphrebase.rebase.plan import TaskVector
+from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.settings import Settings
 from graphrebase.structure import Structure, find_structure
 
@@ -49,6 +58,14 @@ def align_models(base: Path, target: Path, settings: Settings) -> tuple[Alignmen
     old, new = (
         find_structure(read_model(path), residual=settings.residual) for path in (base, target)
     )
+    if not same_sizes(old, new):
+        check_family(old, new, ("base", "target"))
+        raise MismatchError(
+            f"an alignment needs models of one size: the base has {sizes(old)}, "
+            f"the target {sizes(new)}",
+            where=f"{base} and {target}",
+            hint="use `rebase`, whose method fit maps one size to another",
+        )
     check_architecture(old, new, ("base", "target"))
     pairing = pair(old, new)
     choice = _choose(build_problem(old, new, pairing), settings)
@@ -123,18 +140,22 @@ class Case:
         pairing: the roles of base and target.
         settings: method and options.
         residual: residual mode, which a stored alignment may dictate.
+        template: ``finetuned`` or ``target``.
         hashes: content hashes of the three models.
         probes: finds inputs, if a method wants any.
         progress: told about every step of long work.
+        names: A's roles by B's, where the two differ in size; else None.
     """
 
     structures: Mapping[str, Structure]
     pairing: Pairing
     settings: Settings
     residual: str
+    template: str
     hashes: Mapping[str, str]
     probes: ProbeSource
     progress: Progress = silent
+    names: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +187,8 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
     """
     base, target = case.structures["base"], case.structures["target"]
     settings = case.settings
+    if case.names is not None:
+        return _fit_resized(case, stored)
     if stored is not None:
         check_models(stored, case.hashes["base"], case.hashes["target"])
         return Task(stored, "an alignment file was given", _task_vector(case, stored))
@@ -193,6 +216,27 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
     return Task(found, why, _task_vector(case, found), choice.known)
 
 
+def _fit_resized(case: Case, stored: Alignment | None) -> Task:
+    """Return a fit between models of different sizes, the only method that has maps for them."""
+    base, target = case.structures["base"], case.structures["target"]
+    method = "--alignment" if stored is not None else case.settings.method
+    if method not in ("auto", "fit"):
+        raise MismatchError(
+            f"{method} needs models of one size: the base has {sizes(base)}, "
+            f"the target {sizes(target)}",
+            where=f"{base.model.path} and {target.model.path}",
+            hint="use --method fit, which maps one size to another",
+        )
+    if case.settings.probes is None and not can_probe(case.structures["finetuned"]):
+        raise MismatchError(
+            "base and target differ in size, which takes a fit, and no inputs can be made up for "
+            "this kind of model",
+            hint="give unlabelled inputs with --probes",
+        )
+    why = "asked for" if method == "fit" else "base and target differ in size"
+    return _fit(case, _Choice("fit", why, None), case.probes.get())
+
+
 def _is_permuted(found: Alignment) -> bool:
     """Return whether B is A in another basis."""
     return found.details is not None and found.details.lineage == "permuted"
@@ -200,6 +244,8 @@ def _is_permuted(found: Alignment) -> bool:
 
 def naive_task(case: Case) -> Task | None:
     """Return the task vector as it is; None where the models are too different for that."""
+    if case.names is not None:
+        return None
     spaces = build_problem(case.structures["base"], case.structures["target"], case.pairing).spaces
     hashes = case.hashes["base"], case.hashes["target"]
     found = Alignment(identity_maps(spaces), "naive", {}, *hashes)
@@ -265,7 +311,7 @@ def _fit(case: Case, choice: _Choice, probing: Probing) -> Task:
     if case.settings.residual == "shared":
         raise UsageError("fit needs a map per residual point", hint="use --residual per-point")
     structures = case.structures
-    move, details = fit_models(structures, probing, case.progress)
+    move, details = fit_models(structures, probing, case.progress, case.names)
     found = Alignment(
         move.folded.alignment.maps,
         "fit",
@@ -285,5 +331,6 @@ def _fit(case: Case, choice: _Choice, probing: Probing) -> Task:
         {n: tuple(a if a in spaces else None for a in x) for n, x in axes},
         case.settings.alpha,
         move,
+        case.names is not None,
     )
     return Task(found, choice.why, vector, choice.known, probing)

@@ -48,7 +48,7 @@ class Candidate:
         """Return B as it is, with the moved head of A_ft where B has none."""
         folded = self.vector.folded
         if isinstance(folded, FittedMove):
-            folded = folded.folded
+            folded = replace(folded, changes={})
         return replace(self, vector=replace(self.vector, alpha=0.0, folded=folded))
 
     def write(

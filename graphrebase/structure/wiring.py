@@ -73,6 +73,18 @@ def origin(graph: Graph, norms: Mapping[str, NormFacts], value: str) -> Origin:
     return Origin(None, token)
 
 
+def before_norm(graph: Graph, value: str, end: str) -> bool:
+    """Tell whether a value is another one, through casts, reshapes, picked tokens and means."""
+    for _ in range(_LIMIT):
+        if value == end:
+            return True
+        node = graph.producers.get(value)
+        if node is None or node.op_type not in _PASSES or graph.is_constant(node.inputs[0]):
+            return False
+        value = node.inputs[0]
+    return False
+
+
 def layer_scale(structure: Structure, block: Attention | Mlp) -> str | None:
     """Return the role of the vector that a block's output is multiplied by (LayerScale)."""
     linear = block.output.linear if isinstance(block, Attention) else block.down

@@ -17,7 +17,8 @@ from graphrebase.align.folding import Folded, fold, unfold
 from graphrebase.errors import MismatchError
 from graphrebase.io import read_model, structure_difference
 from graphrebase.rebase import Settings, align_models, rebase
-from graphrebase.rebase.body import Reader, build_body
+from graphrebase.rebase.body import build_body
+from graphrebase.rebase.reader import Reader
 from graphrebase.structure import Structure, find_structure
 from graphrebase.verify import permute_model, verify_function
 
