@@ -117,6 +117,22 @@ def paired_norms(
     return found
 
 
+def state_value(structure: Structure, stream: Stream) -> str | None:
+    """Return what a head reads of a stream: the norm after the last block, or the last point.
+
+    None where a norm comes only after tokens were picked or averaged.
+    """
+    residual = stream.blocks[-1].residual
+    if residual is None:
+        return None
+    end = residual.node.outputs[0]
+    after = [m for m in structure.norms if before_norm(structure.graph, m.parts["input"], end)]
+    if not after:
+        return end
+    direct = [m for m in after if m.parts["input"] == end]
+    return str(direct[0].parts["output"]) if len(after) == len(direct) == 1 else None
+
+
 def _last_norms(structure: Structure, stream: Stream) -> list[NormFacts]:
     """Return the norms of the last point, in the order of the graph."""
     residual = stream.blocks[-1].residual

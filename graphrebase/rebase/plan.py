@@ -111,17 +111,17 @@ def _finite(structure: Structure, role: str) -> np.ndarray:
     return values
 
 
-def make_plan(vector: TaskVector, template: str) -> tuple[Entry, ...]:
+def make_plan(vector: TaskVector, holder: Structure, template: str) -> tuple[Entry, ...]:
     """Return what happens to every role of the template.
 
     Args:
         vector: the task vector.
-        template: ``finetuned`` (A_ft's graph) or ``target`` (B's graph).
+        holder: the structure of the template.
+        template: ``finetuned`` (A_ft's graph) or ``target`` (B's graph, with A_ft's head).
 
     Raises:
         MismatchError: the template cannot hold the result.
     """
-    holder = vector.finetuned if template == "finetuned" else vector.target
     entries = [_entry(vector, role, template) for role in holder.roles.values()]
     _check_left_out(vector, holder, template)
     return tuple(entries)
@@ -129,6 +129,8 @@ def make_plan(vector: TaskVector, template: str) -> tuple[Entry, ...]:
 
 def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
     name, kind = role.name, role.kind
+    if template == "target" and kind == "head" and not _has_place(vector, role):
+        return Entry(name, kind, CARRIED, "only the fine-tuned model has it")
     if vector.resized:
         solved = isinstance(vector.folded, FittedMove) and name in vector.folded.changes
         why = "" if solved else "left as the target has it, which is of another size"
@@ -158,6 +160,12 @@ def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
     return Entry(name, kind, REFUSED, "no counterpart in the other models; kept as fine-tuned")
 
 
+def _has_place(vector: TaskVector, role: Role) -> bool:
+    """Tell whether B itself has a head of the template."""
+    own = vector.target.roles.get(role.name)
+    return own is not None and own.view.shape == role.view.shape
+
+
 def _unchanged(vector: TaskVector, name: str) -> bool:
     return bool(np.array_equal(vector.base.read(name), vector.finetuned.read(name)))
 
@@ -170,12 +178,6 @@ def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> Non
             if role.kind == "other" or _same_place(holder, role, vector.resized):
                 continue
             if role.kind == "head":
-                if template == "target" and not _same_place(vector.base, role):
-                    raise MismatchError(
-                        f"the target's graph has no place for {name}, a head that only the "
-                        "fine-tuned model has",
-                        hint="use --template finetuned",
-                    )
                 continue
             if vector.resized:
                 continue
@@ -198,10 +200,9 @@ def _same_place(holder: Structure, role: Role, resized: bool = False) -> bool:
 
 
 def replacements(
-    vector: TaskVector, plan: Iterable[Entry], template: str
+    vector: TaskVector, plan: Iterable[Entry], holder: Structure
 ) -> dict[str, Callable[[], np.ndarray]]:
     """Return, for every constant of the template that changes, a function that computes it."""
-    holder = vector.finetuned if template == "finetuned" else vector.target
     by_tensor: dict[str, list[Entry]] = {}
     for entry in plan:
         if entry.action in (MOVED, CARRIED):

@@ -15,6 +15,7 @@ from graphrebase.progress import Progress, silent
 from graphrebase.rebase.ends import find_counterparts
 from graphrebase.rebase.fitting import ProbeSource, Probing
 from graphrebase.rebase.given import Given, least_probes, read_given, samples
+from graphrebase.rebase.graft import Holder, graft_head, new_heads
 from graphrebase.rebase.pairing import check_architecture, check_family, pair, same_sizes
 from graphrebase.rebase.plan import make_plan
 from graphrebase.rebase.settings import Settings
@@ -55,7 +56,7 @@ class Prepared:
     def naive(self) -> Candidate | None:
         """Return the result of adding the task vector as it is; None where it does not fit."""
         task = naive_task(self.case)
-        return None if task is None else _candidate(task, self.case.template)
+        return None if task is None else _candidate(task, self.case)
 
 
 def prepare(
@@ -93,6 +94,7 @@ def prepare(
     structures = {name: find_structure(model, residual=residual) for name, model in models.items()}
     check_architecture(structures["base"], structures["finetuned"], ("base", "fine-tuned"))
     names = _names(structures)
+    holder = _holder(structures, settings, residual, output, resized=names is not None)
     given = read_given(
         settings.probes,
         settings.keep_data,
@@ -104,14 +106,14 @@ def prepare(
         pair(structures["base"], structures["target"]),
         settings,
         residual,
-        _template(settings, resized=names is not None),
+        holder,
         {name: model.sha256() for name, model in models.items()},
         ProbeSource(structures, given, settings.seed, progress),
         progress,
         names,
     )
     task = find_task(case, stored)
-    prepared = Prepared(case, task, _candidate(task, case.template), unverified(""), given)
+    prepared = Prepared(case, task, _candidate(task, case), unverified(""), given)
     return _judged(prepared, output)
 
 
@@ -129,23 +131,39 @@ def _names(structures: Mapping[str, Structure]) -> dict[str, str] | None:
     return find_counterparts(target, base)
 
 
-def _template(settings: Settings, *, resized: bool) -> str:
+def _holder(
+    structures: Mapping[str, Structure],
+    settings: Settings,
+    residual: str,
+    output: Path | None,
+    *,
+    resized: bool,
+) -> Holder:
     """Return whose graph the output has."""
-    if resized and settings.template == "finetuned":
+    template = settings.template
+    if template == "auto":
+        template = "target" if resized else "finetuned"
+    if resized and template == "finetuned":
         raise MismatchError(
             "base and target differ in size, so the output cannot have the fine-tuned model's "
             "graph",
             hint="use --template target, or leave it to auto",
         )
-    automatic = "target" if resized else "finetuned"
-    return automatic if settings.template == "auto" else settings.template
+    finetuned, target = structures["finetuned"], structures["target"]
+    if template == "finetuned":
+        return Holder(template, finetuned)
+    if not new_heads(finetuned, target):
+        return Holder(template, target)
+    grafted = graft_head(finetuned, target, residual, output)
+    return Holder(template, grafted.structure, grafted)
 
 
-def _candidate(task: Task, template: str) -> Candidate:
-    plan = make_plan(task.vector, template)
+def _candidate(task: Task, case: Case) -> Candidate:
+    holder = case.holder
+    plan = make_plan(task.vector, holder.structure, holder.template)
     if not any(entry.action == "moved" for entry in plan):
         raise MismatchError("nothing of the fine-tuning can be moved onto the target")
-    return Candidate(task.vector, plan, template)
+    return Candidate(task.vector, plan, holder.structure)
 
 
 def _scores_tokens(finetuned: Structure) -> bool:
@@ -187,7 +205,7 @@ def _judged(prepared: Prepared, output: Path | None) -> Prepared:
 
 def _fitted_on(prepared: Prepared, probing: Probing) -> Prepared:
     task = fitted_again(prepared.case, prepared.task, probing)
-    return replace(prepared, task=task, candidate=_candidate(task, prepared.case.template))
+    return replace(prepared, task=task, candidate=_candidate(task, prepared.case))
 
 
 def _cheap(prepared: Prepared) -> bool:
@@ -213,7 +231,7 @@ def _plain(prepared: Prepared, verdict: Verdict) -> Prepared:
     details = prepared.alignment.details
     alignment = replace(task.alignment, details=details)
     task = replace(task, alignment=alignment, why=why, known=prepared.task.known)
-    candidate = _candidate(task, prepared.case.template)
+    candidate = _candidate(task, prepared.case)
     return replace(prepared, task=task, candidate=candidate, verdict=verdict)
 
 

@@ -128,7 +128,7 @@ def rebase(
         method=found.method,
         why=prepared.task.why,
         alpha=settings.alpha,
-        template=prepared.case.template,
+        template=prepared.case.holder.template,
         lineage=found.details.lineage if found.details else "unknown",
         alignment=found,
         plan=prepared.candidate.plan,
@@ -164,7 +164,7 @@ def _provenance(prepared: Prepared, settings: Settings) -> str:
         "method": alignment.method,
         "options": dict(alignment.options),
         "alpha": settings.alpha,
-        "template": prepared.case.template,
+        "template": prepared.case.holder.template,
         "sha256": dict(prepared.case.hashes),
         "verdict": verdict.verdict,
     }

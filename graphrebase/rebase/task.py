@@ -22,6 +22,7 @@ from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.fitting import ProbeSource, Probing, can_probe, fit_models
 from graphrebase.rebase.folded import folded_move
+from graphrebase.rebase.graft import Holder
 from graphrebase.rebase.pairing import (
     Pairing,
     build_problem,
@@ -140,7 +141,7 @@ class Case:
         pairing: the roles of base and target.
         settings: method and options.
         residual: residual mode, which a stored alignment may dictate.
-        template: ``finetuned`` or ``target``.
+        holder: whose graph the output has.
         hashes: content hashes of the three models.
         probes: finds inputs, if a method wants any.
         progress: told about every step of long work.
@@ -151,7 +152,7 @@ class Case:
     pairing: Pairing
     settings: Settings
     residual: str
-    template: str
+    holder: Holder
     hashes: Mapping[str, str]
     probes: ProbeSource
     progress: Progress = silent

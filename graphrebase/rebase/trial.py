@@ -17,6 +17,7 @@ from graphrebase.rebase.plan import CARRIED, Entry, TaskVector, replacements
 from graphrebase.rebase.runs import complete
 from graphrebase.runtime import Session
 from graphrebase.runtime.verdict import Goal, Tally, measure
+from graphrebase.structure import Structure
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -28,12 +29,12 @@ class Candidate:
     Attributes:
         vector: the task vector on B.
         plan: what happens to every role of the template.
-        template: ``finetuned`` or ``target``.
+        holder: the template: whose graph the result has.
     """
 
     vector: TaskVector
     plan: tuple[Entry, ...]
-    template: str
+    holder: Structure
 
     def at(self, alpha: float) -> Candidate:
         """Return the same with the task vector scaled otherwise."""
@@ -60,10 +61,8 @@ class Candidate:
         protected: Iterable[Path] = (),
     ) -> None:
         """Write the result, streamed, all or nothing."""
-        vector = self.vector
-        holder = vector.finetuned if self.template == "finetuned" else vector.target
         write_model(
-            holder.model, output, replacements(vector, self.plan, self.template), metadata,
+            self.holder.model, output, replacements(self.vector, self.plan, self.holder), metadata,
             force=force, protected=list(protected),
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ large model needs one block's memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from graphrebase.errors import InputError
 from graphrebase.io import Model
+from graphrebase.io.graft import needed
 from graphrebase.runtime.session import Session
 
 LIMIT = 2**31 - 1
@@ -44,7 +45,9 @@ def exposed(
     if unknown:
         raise InputError(f"the model has no constant '{unknown[0]}'")
     whole = model.proto.graph
-    nodes, names = _needed(whole, values, set(given))
+    chosen, names = needed(whole, values, set(given))
+    nodes = [whole.node[place] for place in sorted(chosen)]
+    names.update(name for node in nodes for name in node.output)
     part = onnx.ModelProto()
     part.CopyFrom(_shell(model.proto))
     part.graph.node.extend(nodes)
@@ -86,37 +89,6 @@ def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
     shell.functions.extend(proto.functions)
     shell.graph.name = proto.graph.name or "part"
     return shell
-
-
-def _needed(
-    graph: onnx.GraphProto, values: Sequence[str], given: set[str]
-) -> tuple[list[onnx.NodeProto], set[str]]:
-    """Return the nodes that the values need, in their order, and every name they read."""
-    producers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    chosen: set[int] = set()
-    names, pending = set(values), [name for name in values if name not in given]
-    while pending:
-        place = producers.get(pending.pop())
-        if place is None or place in chosen:
-            continue
-        chosen.add(place)
-        for name in _reads(graph.node[place]):
-            if name and name not in names:
-                names.add(name)
-                if name not in given:
-                    pending.append(name)
-    names.update(name for i in chosen for name in graph.node[i].output)
-    return [graph.node[i] for i in sorted(chosen)], names
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield what a node reads, also inside its subgraphs (names of their own are harmless)."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _reads(inner)
-            yield from (output.name for output in graph.output)
 
 
 def _tensor(model: Model, name: str, weights: Mapping[str, np.ndarray]) -> onnx.TensorProto:

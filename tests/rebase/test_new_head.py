@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from planted import edit_weights, permuted
 from zoo_models.exporting import export
 from zoo_models.modules import make_module
 
-from graphrebase.errors import MismatchError
 from graphrebase.rebase import Settings, rebase
 from graphrebase.verify import verify_function
 
@@ -37,9 +37,29 @@ def test_head_is_carried(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
     assert verify_function(finetuned, output)["passed"]
 
 
-def test_target_template_has_no_place_for_it(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_head_is_put_on_the_targets_graph(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, finetuned, target = pair
     output = tmp_path / "out.onnx"
-    with pytest.raises(MismatchError, match="no place"):
-        rebase(base, finetuned, target, output, Settings(method="transfusion", template="target"))
-    assert not output.exists()
+    result = rebase(
+        base, finetuned, target, output, Settings(method="transfusion", template="target")
+    )
+    carried = [e.role for e in result.plan if e.action == "carried"]
+    assert carried == ["head.pooled.0.weight", "head.pooled.0.bias"]
+    assert verify_function(finetuned, output)["passed"]
+    before, after = (onnx.load(p).graph for p in (target, output))
+    kept = [node.SerializeToString() for node in before.node]
+    own = [node.SerializeToString() for node in after.node]
+    stayed = own[:-3]  # but the token's number, the node that picks it, and the classifier
+    assert stayed == [node for node in kept if node in stayed]
+    assert [x.name for x in after.output] == [x.name for x in onnx.load(finetuned).graph.output]
+    assert not list(tmp_path.glob(".graphrebase-*"))
+
+
+def test_control_without_the_fine_tuning_it_is_another_function(
+    pair: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    base, finetuned, target = pair
+    output = tmp_path / "out.onnx"
+    settings = Settings(method="transfusion", template="target", alpha=0.0)
+    rebase(base, finetuned, target, output, settings)
+    assert not verify_function(finetuned, output)["passed"]
