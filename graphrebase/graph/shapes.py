@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from graphrebase.graph.contributed import contributed
 from graphrebase.graph.fold import MAX_FOLDED, evaluate
+from graphrebase.graph.lengths import MOST_DOUBLINGS, doubled, short_inputs
 from graphrebase.graph.view import Graph, Node
 
 Dim = tuple[int, int]
@@ -85,12 +86,25 @@ class Probe:
     cache: dict[object, list[Typed | None]]
 
     @classmethod
-    def start(cls, graph: Graph, which: int, cache: dict[object, list[Typed | None]]) -> Probe:
-        """Return what is known before the first node, at the first (0) or second (1) sizes."""
+    def start(
+        cls,
+        graph: Graph,
+        which: int,
+        cache: dict[object, list[Typed | None]],
+        dims: Mapping[str, tuple[Dim, ...]] | None = None,
+    ) -> Probe:
+        """Return what is known before the first node, at the first (0) or second (1) sizes.
+
+        Args:
+            graph: the graph.
+            which: 0 or 1.
+            cache: inferred results of calls.
+            dims: sizes of the inputs, those of ``input_dims`` if not given.
+        """
         probe = cls(graph, {}, {}, cache)
-        for name, dims in input_dims(graph).items():
+        for name, sizes in (input_dims(graph) if dims is None else dims).items():
             element = graph.inputs[name].type.tensor_type.elem_type
-            probe.types[name] = (element, tuple(d[which] for d in dims))
+            probe.types[name] = (element, tuple(d[which] for d in sizes))
         for name, ref in graph.constants.items():
             probe.types[name] = (helper.np_dtype_to_tensor_dtype(ref.dtype), ref.shape)
             if _foldable(ref.dtype, ref.shape):
@@ -113,11 +127,14 @@ class Probe:
 def infer_shapes(graph: Graph) -> ShapeTable:
     """Return the shapes and folded values of all tensors of ``graph``."""
     cache: dict[object, list[Typed | None]] = {}
-    probes = [Probe.start(graph, which, cache) for which in (0, 1)]
-    for node in graph.nodes:
-        for probe in probes:
-            probe.visit(node)
-    first, second = probes
+    dims = input_dims(graph)
+    for _ in range(MOST_DOUBLINGS):
+        first, second = (_probed(graph, which, cache, dims) for which in (0, 1))
+        sizes = [{n: shape for n, (_, shape) in probe.types.items()} for probe in (first, second)]
+        short = short_inputs(graph, *sizes)
+        if not short:
+            break
+        dims = doubled(dims, short)
     shapes = {
         name: tuple(zip(shape, second.types[name][1], strict=True))
         for name, (_, shape) in first.types.items()
@@ -125,6 +142,18 @@ def infer_shapes(graph: Graph) -> ShapeTable:
     }
     values = {n: (v, second.values[n]) for n, v in first.values.items() if n in second.values}
     return ShapeTable(shapes, values)
+
+
+def _probed(
+    graph: Graph,
+    which: int,
+    cache: dict[object, list[Typed | None]],
+    dims: Mapping[str, tuple[Dim, ...]],
+) -> Probe:
+    probe = Probe.start(graph, which, cache, dims)
+    for node in graph.nodes:
+        probe.visit(node)
+    return probe
 
 
 def input_dims(graph: Graph) -> dict[str, tuple[Dim, ...]]:

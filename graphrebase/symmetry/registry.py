@@ -125,14 +125,19 @@ class Context:
         padded: list[list[Axis | None]] = [[None] * (rank - len(o)) + list(o) for o in operands]
         columns = [[a for a in column if a is not None] for column in zip(*padded, strict=True)]
         joint = [[a for a in column if a.size != UNIT] or column[:1] for column in columns]
-        # An index axis first, what depends on it afterwards: then dependent axes find it equal.
-        order = sorted(range(rank), key=lambda i: any(self._depends(a) for a in joint[i]))
-        for i in order:
-            for other in joint[i][1:]:
-                self.solver.unify(joint[i][0], other)
+        self.tie(joint)
         result = [column[0] for column in joint]
         self.meet(result, *padded)
         return result
+
+    def tie(self, columns: Sequence[Sequence[Axis]]) -> None:
+        """Unify the axes of each column.
+
+        An index axis comes first, what depends on it afterwards: then it is found equal.
+        """
+        for column in sorted(columns, key=lambda c: any(self._depends(a) for a in c)):
+            for other in column[1:]:
+                self.solver.unify(column[0], other)
 
     def _depends(self, axis: Axis) -> bool:
         return any(isinstance(f.form, Fibre) for f in self.solver.factors(axis))

@@ -10,7 +10,7 @@ import numpy as np
 from graphrebase.graph import Dim, Graph, Node, ShapeTable, infer_shapes
 from graphrebase.graph.cache import Cache, find_cache
 from graphrebase.graph.quantized import quantized_constants, scale_constants
-from graphrebase.graph.shapes import input_dims, is_static
+from graphrebase.graph.shapes import is_static
 from graphrebase.io import is_float
 from graphrebase.symmetry import rules as _rules
 from graphrebase.symmetry.axes import (
@@ -25,6 +25,7 @@ from graphrebase.symmetry.axes import (
     leaf,
     leaves,
 )
+from graphrebase.symmetry.initial import fresh_axes, initial_axes, value_axes
 from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, Rule, unfollowed
 from graphrebase.symmetry.solver import Solver
 
@@ -174,8 +175,12 @@ def find_symmetry(
         graph, table, Solver(), cache, frozenset(free), {}, {}, {}, set(), [], {}, numbers
     )
     _name_inputs(state)
+    live = _live_nodes(graph)
     for node in graph.nodes:
-        _apply(node, state, cuts)
+        if node.index in live:
+            _apply(node, state, cuts)
+        else:
+            _ignore(node, state)
     _pair_cache(state)
     found = _fix_outputs(state, latent)
     _close_all(state)
@@ -196,7 +201,8 @@ def find_symmetry(
 
 
 def _name_inputs(state: _State) -> None:
-    for name, dims in input_dims(state.graph).items():
+    for name in state.graph.inputs:
+        dims = state.shapes.shape(name) or ()
         is_cache = name in state.cache.inputs
         reason = f"{'cache' if is_cache else 'input'} '{name}'"
         if is_cache and "state" in state.free:
@@ -229,6 +235,30 @@ def _pair_cache(state: _State) -> None:
                 state.solver.unify(x, y)
 
 
+def _live_nodes(graph: Graph) -> set[int]:
+    """Return the nodes whose values reach an output; of some values only the shape is read.
+
+    BART takes one feature of its embeddings to learn the shape of the ids.
+    """
+    needed = set(graph.outputs.values())
+    live: set[int] = set()
+    for node in reversed(graph.nodes):
+        if needed.isdisjoint(node.outputs):
+            continue
+        live.add(node.index)
+        if node.op_type not in ("Shape", "Size"):
+            needed.update(node.inputs, node.captured)
+    return live
+
+
+def _ignore(node: Node, state: _State) -> None:
+    """Give the outputs of a node whose values nothing depends on."""
+    for name in node.outputs:
+        dims = state.shapes.shape(name)
+        if dims is not None:
+            state.values[name] = [frozen(d, "only its shape is read") for d in dims]
+
+
 def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
     inputs = [_input_axes(node, position, state) for position in range(len(node.inputs))]
     folded = all(name in state.shapes.values for name in node.outputs if name)
@@ -237,7 +267,8 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
     if folded and not any(leaves(axis) for axes in inputs for axis in axes or ()):
         for name in node.outputs:
             dims = state.shapes.shape(name) or ()
-            state.values[name] = [frozen(d, "computed constant") for d in dims]
+            fixed = [frozen(d, "computed constant") for d in dims]
+            state.values[name] = value_axes(state.shapes.values[name], fixed)
         return
     for position in range(len(inputs)):
         if (node.index, position) in cuts:
@@ -302,7 +333,8 @@ def _input_axes(node: Node, position: int, state: _State) -> Axes | None:
         state.uses[node.index, position] = axes
         return axes
     if name in state.graph.literals:
-        return [frozen((n, n), "constant") for n in state.graph.literals[name].shape]
+        literal = state.graph.literals[name]
+        return value_axes([literal], [frozen((n, n), "constant") for n in literal.shape])
     found = state.values.get(name)
     return found if found is None else [_of_this_use(axis) for axis in found]
 
@@ -318,18 +350,14 @@ def _constant_axes(name: str, state: _State, use: Use | None = None) -> Axes:
         return state.values.get(name, [])
     if name in state.uniform or (use is not None and _is_uniform(name, state)):
         state.uniform.add(name)
-        return _fresh(ref.shape)
+        return fresh_axes(ref.shape)
     if name not in state.constants:
         state.constants[name] = (
-            _fresh(ref.shape)
+            initial_axes(state.graph, state.shapes, state.solver, name)
             if state.may_move(name)
             else [frozen((n, n), "integer constant") for n in ref.shape]
         )
     return state.constants[name]
-
-
-def _fresh(shape: Sequence[int]) -> Axes:
-    return [leaf(n) if n > 1 else frozen((n, n), "size 1") for n in shape]
 
 
 def _is_uniform(name: str, state: _State) -> bool:

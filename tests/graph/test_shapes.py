@@ -75,3 +75,17 @@ def test_unknown_operator_leaves_its_output_unknown(tmp_path: Path) -> None:
     table = infer_shapes(graph_of(save(tmp_path, nodes, {"x": [2, 3]}, ["y"])))
     assert table.shape("x") == ((2, 2), (3, 3))
     assert table.shape("h") is None and table.shape("y") is None
+
+
+def test_dynamic_lengths_survive_long_strides(tmp_path: Path) -> None:
+    """Sound is read with a stride of 320 samples: a few samples would leave no position."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["h"], strides=[40]),
+        helper.make_node("MaxPool", ["h"], ["p"], kernel_shape=[3], strides=[2]),
+        helper.make_node("Conv", ["p", "w2"], ["y"], strides=[4]),
+    ]
+    weights = {"w1": weight(4, 1, 50), "w2": weight(6, 4, 8)}
+    path = save(tmp_path, nodes, {"x": ["B", 1, "samples"]}, ["y"], weights)
+    batch, channels, length = infer_shapes(graph_of(path)).shape("y") or ()
+    assert (batch, channels) == (PROBES[0], (6, 6))
+    assert 0 < length[0] < length[1]

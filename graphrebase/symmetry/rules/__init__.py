@@ -3,6 +3,7 @@
 from graphrebase.symmetry.rules import (
     attention,
     contraction,
+    convolution,
     elementwise,
     gather,
     layout,
@@ -13,6 +14,7 @@ from graphrebase.symmetry.rules import (
 __all__ = [
     "attention",
     "contraction",
+    "convolution",
     "elementwise",
     "gather",
     "layout",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphrebase.symmetry.axes import Axis, frozen
+from graphrebase.symmetry.axes import Axis
+from graphrebase.symmetry.equation import Equation
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 
 
@@ -45,37 +46,18 @@ def gemm(context: Context) -> list[Axes]:
 @rule("Einsum")
 def einsum(context: Context) -> list[Axes]:
     """Unify the axes that share a letter."""
-    equation = context.node.attributes["equation"].replace(" ", "")
-    if "->" not in equation or "." in equation:
-        raise CannotFollow("Einsum with an ellipsis or an implicit output")
-    terms, output = equation.split("->")
-    letters: dict[str, Axis] = {}
-    operands = terms.split(",")
-    if any(len(set(term)) != len(term) for term in (*operands, output)):
+    axes = [context.axes(i) for i in range(len(context.node.inputs))]
+    equation = Equation.parse(context.node.attributes["equation"]).spelt_out(
+        [len(operand) for operand in axes]
+    )
+    if any(len(set(term)) != len(term) for term in (*equation.operands, equation.output)):
         raise CannotFollow("Einsum takes a diagonal")
-    for position, term in enumerate(operands):
-        for letter, axis in zip(term, context.axes(position), strict=True):
-            known = letters.setdefault(letter, axis)
-            if known is not axis:
-                context.solver.unify(known, axis)
-    for term, axes in zip(operands, context.inputs, strict=True):
-        own = dict(zip(term, axes or (), strict=True))
-        context.meet(list(letters.values()), [own.get(letter) for letter in letters])
-    return [[letters[letter] for letter in output]]
-
-
-@rule("Conv")
-def conv(context: Context) -> list[Axes]:
-    """Contract channels; positions and kernel taps keep their place."""
-    if context.node.attributes.get("group", 1) != 1:
-        raise CannotFollow("grouped convolution")
-    data, weight, bias = context.axes(0), context.axes(1), context.optional(2)
-    solver = context.solver
-    solver.unify(data[1], weight[1])
-    context.meet([data[0], data[1], weight[0]], [None, weight[1], None])
-    if bias is not None:
-        solver.unify(weight[0], bias[0])
-    for axis in (*data[2:], *weight[2:]):
-        solver.freeze(axis, "pixel positions of a convolution")
-    spatial = [frozen(d, "image positions") for d in context.dims()[2:]]
-    return [[data[0], weight[0], *spatial]]
+    owned = [dict(zip(t, a, strict=True)) for t, a in zip(equation.operands, axes, strict=True)]
+    letters = list(dict.fromkeys("".join(equation.operands)))
+    columns = [[own[letter] for own in owned if letter in own] for letter in letters]
+    context.tie(columns)
+    joint = [column[0] for column in columns]
+    for own in owned:
+        context.meet(joint, [own.get(letter) for letter in letters])
+    place = {letter: axis for letter, axis in zip(letters, joint, strict=True)}
+    return [[place[letter] for letter in equation.output]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -153,6 +154,9 @@ def split(context: Context) -> list[Axes]:
 def cut(context: Context, axes: Sequence[Axis], axis: int, sizes: Sequence[Dim]) -> list[Axes]:
     """Return the axes of the consecutive parts of a tensor along one axis."""
     solver = context.solver
+    rows = _rows(solver.factors(axes[axis]), sizes)
+    if rows is not None:
+        return _cut_grid(context, axes, axis, rows)
     parts = solver.parts(axes[axis], sizes)
     results: list[Axes] = []
     start = 0
@@ -164,6 +168,26 @@ def cut(context: Context, axes: Sequence[Axis], axis: int, sizes: Sequence[Dim])
         results.append(rest)
         start += part.length
     return results
+
+
+def _rows(factors: Sequence[Axis], sizes: Sequence[Dim]) -> list[Dim] | None:
+    """Return sizes in rows of a grid, None for an axis that is no grid or is cut across rows."""
+    inner = math.prod(f.length for f in factors[1:])
+    static = all(is_static(d) for d in (*sizes, *(f.size for f in factors)))
+    if len(factors) < 2 or not static or any(size[0] % inner for size in sizes):
+        return None
+    return [(size[0] // inner, size[0] // inner) for size in sizes]
+
+
+def _cut_grid(context: Context, axes: Sequence[Axis], axis: int, rows: Sequence[Dim]) -> list[Axes]:
+    """Cut a grid between its rows, as the tensor that has its factors for axes is cut."""
+    factors = context.solver.factors(axes[axis])
+    end = axis + len(factors)
+    spread = [*axes[:axis], *factors, *axes[axis + 1 :]]
+    return [
+        [*part[:axis], product(part[axis:end]), *part[end:]]
+        for part in cut(context, spread, axis, rows)
+    ]
 
 
 @rule("Slice")
@@ -212,6 +236,8 @@ def _sliced(
     context: Context, axes: Axes, axis: int, start: Dim | None, step: Dim, size: Dim
 ) -> Axes:
     whole, solver = axes[axis], context.solver
+    if size == (0, 0):
+        return [frozen(size, "empty") if i == axis else a for i, a in enumerate(axes)]
     if not (is_static(whole.size) and is_static(size) and start and is_static(start)):
         solver.freeze(whole, "sliced at a dynamic bound")
         return [
@@ -238,15 +264,25 @@ def _sliced(
 def pad(context: Context) -> list[Axes]:
     """Freeze the padded axes, keep the others."""
     axes = context.axes(0)
-    dims = context.dims()
     result: Axes = []
-    for axis, dim in zip(axes, dims, strict=True):
-        if axis.size == dim:
+    for position, (axis, dim) in enumerate(zip(axes, context.dims(), strict=True)):
+        if position in _unpadded(context, len(axes)):
             result.append(axis)
         else:
             context.solver.freeze(axis, "padded")
             result.append(frozen(dim, "padded"))
     return [result]
+
+
+def _unpadded(context: Context, rank: int) -> set[int]:
+    """Return the axes with no padding on either side (padding by -1 and 1 keeps the size)."""
+    chosen = [a % rank for a in context.ints(3, "axes") or range(rank)]
+    given = context.node.attributes.get("pads")
+    pair = (given, given) if given is not None else context.values(1)
+    if pair is None:
+        return set(range(rank)) - set(chosen)
+    moved = np.abs(np.asarray(pair).reshape(2, 2, len(chosen))).sum(axis=(0, 1))
+    return set(range(rank)) - {a for a, by in zip(chosen, moved, strict=True) if by}
 
 
 @rule("Trilu")

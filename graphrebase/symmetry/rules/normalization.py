@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from graphrebase.graph import Dim
 from graphrebase.symmetry.axes import UNIT, Axis, frozen
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
@@ -59,11 +61,73 @@ def reduce(context: Context) -> list[Axes]:
     ]
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool")
-def global_pool(context: Context) -> list[Axes]:
-    """Drop all but batch and channels."""
+@rule("InstanceNormalization")
+def instance_normalization(context: Context) -> list[Axes]:
+    """Normalise every channel over its positions; gain and bias belong to channels."""
     axes = context.axes(0)
-    return [[*axes[:2], *[_unit() for _ in axes[2:]]]]
+    _per_channel(context, axes[1], range(1, 3))
+    context.reduce(axes, range(2, len(axes)))
+    return [list(axes)]
+
+
+@rule("BatchNormalization")
+def batch_normalization(context: Context) -> list[Axes]:
+    """Scale and shift channels by constants (inference)."""
+    if context.node.attributes.get("training_mode"):
+        raise CannotFollow("BatchNormalization in training mode")
+    axes = context.axes(0)
+    _per_channel(context, axes[1], range(1, 5))
+    return [list(axes)]
+
+
+def _per_channel(context: Context, channels: Axis, positions: Iterable[int]) -> None:
+    for position in positions:
+        parameter = context.optional(position)
+        if parameter is not None:
+            context.solver.unify(channels, parameter[0])
+
+
+@rule("GroupNormalization")
+def group_normalization(context: Context) -> list[Axes]:
+    """Normalise groups of channels over channels and positions.
+
+    Gain and bias belong to the groups in opset 18, to the channels from opset 21 on.
+    """
+    axes = context.axes(0)
+    channels, count = axes[1], int(context.node.attributes["num_groups"])
+    group, inside = _groups(context, channels, count)
+    for position in (1, 2):
+        parameter = context.axes(position)[0]
+        owner = channels if parameter.size == channels.size else group
+        context.solver.unify(owner, parameter)
+    grid = [axes[0], group, inside, *axes[2:]]
+    context.reduce(grid, range(2, len(grid)))
+    return [list(axes)]
+
+
+def _groups(context: Context, channels: Axis, count: int) -> tuple[Axis, Axis]:
+    """Return channels as a grid (groups, channels of a group)."""
+    if count == 1:
+        return _unit(), channels
+    if count == channels.length:
+        return channels, _unit()
+    return context.solver.split(channels, (count, count))
+
+
+@rule("LpNormalization")
+def lp_normalization(context: Context) -> list[Axes]:
+    """Divide by the length along one axis, which nothing else may depend on."""
+    axes = context.axes(0)
+    context.reduce(axes, [context.node.attributes.get("axis", -1)])
+    return [list(axes)]
+
+
+@rule("MeanVarianceNormalization")
+def mean_variance_normalization(context: Context) -> list[Axes]:
+    """Centre and scale over some axes, which nothing else may depend on."""
+    axes = context.axes(0)
+    context.reduce(axes, context.node.attributes.get("axes", (0, 2, 3)))
+    return [list(axes)]
 
 
 @rule("ArgMax", "ArgMin", "CumSum", "TopK")
