@@ -21,7 +21,8 @@ def short_inputs(graph: Graph, first: Shapes, second: Shapes) -> Set[str]:
 
     Args:
         graph: the graph.
-        first, second: shape of every known value under each probe.
+        first: shape of every value known under the first probe.
+        second: the same under the second probe.
     """
     for node in graph.nodes:
         source, result = node.input(0), node.outputs[0]
