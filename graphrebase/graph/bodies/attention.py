@@ -146,8 +146,6 @@ def decoder_attention(call: Call) -> None:
 
 
 def _finish(call: Call, operands: Operands) -> None:
-    if call.wants(3):
-        raise CannotExpand(f"the scores of {call.node.op_type} are read")
     present = [call.output(i) if call.wants(i) else "" for i in (1, 2)]
     output = attend(call, operands, present)
     merge_heads(call, output, call.output(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from graphrebase.graph.bodies.table import Call, CannotExpand, body
+from graphrebase.graph.bodies.table import Call, body
 
 _CONTRACTIONS = frozenset(
     {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "MatMulInteger", "QLinearMatMul", "Conv"}
@@ -24,14 +24,12 @@ def skip_layer_norm(call: Call) -> None:
 def skip_rms_norm(call: Call) -> None:
     """RMSNormalization of input + skip + bias; output 3 is the sum."""
     total = _skip_sum(call, call.optional(3))
-    _refuse_statistics(call)
     call.emit("RMSNormalization", total, call.input(2), out=call.output(0), axis=-1)
 
 
 @body("SimplifiedLayerNormalization", domain="")
 def rms_norm(call: Call) -> None:
     """RMSNormalization under the name that onnxruntime gave it before opset 23."""
-    _refuse_statistics(call)
     axis = call.attribute("axis", -1)
     call.emit("RMSNormalization", call.input(0), call.input(1), out=call.output(0), axis=axis)
 
@@ -100,8 +98,3 @@ def _layer_norm(call: Call, value: str, gain: str, bias: str) -> None:
         outputs += [call.output(1), call.output(2)]
     inputs = [value, gain, bias] if bias else [value, gain]
     call.emit_many("LayerNormalization", inputs, outputs, axis=-1)
-
-
-def _refuse_statistics(call: Call) -> None:
-    if call.wants(1) or call.wants(2):
-        raise CannotExpand(f"the statistics of {call.node.op_type} are read")

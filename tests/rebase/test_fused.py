@@ -1,0 +1,61 @@
+"""Rebase across forms: A, A_ft and B each fused in another way line up by role."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from planted import edit_weights, permuted
+from structure import fused_models as m
+from symmetry.soundness import relative_change, run
+
+from graphrebase.align import Alignment
+from graphrebase.align.alignment import random_maps
+from graphrebase.io import read_model
+from graphrebase.rebase import Settings, rebase
+from graphrebase.rebase.basis import aligned_basis, write_basis
+from graphrebase.structure import find_structure
+
+TRIPLES = [
+    ("written out", "Attention", "MultiHeadAttention"),
+    ("Attention", "opset 23, packed", "FusedMatMul"),
+    ("GroupQueryAttention", "opset 23", "GroupQueryAttention, packed"),
+    ("opset 23", "GroupQueryAttention, packed", "RotaryEmbedding"),
+]
+
+
+def output(path: Path) -> dict[str, np.ndarray]:
+    return {"y": next(iter(run(onnx.load(path), m.feed(path, 3, 6)).values()))}
+
+
+@pytest.mark.parametrize("forms", TRIPLES, ids=" + ".join)
+@pytest.mark.parametrize("template", ["finetuned", "target"])
+def test_without_noise_the_result_computes_what_the_finetuned_model_does(
+    forms: tuple[str, str, str], template: str, tmp_path: Path
+) -> None:
+    base, tuned, goal = (m.save(tmp_path / f"{i}.onnx", form) for i, form in enumerate(forms))
+    finetuned, target, made = (tmp_path / f"{n}.onnx" for n in ("finetuned", "target", "made"))
+    edit_weights(tuned, finetuned, lambda _, a: 1.05 * a)
+    permuted(goal, target)
+    rebase(base, finetuned, target, made, Settings(method="transfusion", template=template))
+    assert relative_change(output(finetuned), output(made)) < 1e-4
+    naive = Settings(method="naive", template=template)
+    rebase(base, finetuned, target, tmp_path / "naive.onnx", naive)
+    assert relative_change(output(finetuned), output(tmp_path / "naive.onnx")) > 1e-2
+
+
+@pytest.mark.parametrize("form", [*m.ENCODERS, *m.DECODERS])
+def test_a_basis_per_point_gathers_on_fused_skips(form: str, tmp_path: Path) -> None:
+    path = m.save(tmp_path / "model.onnx", form)
+    structure = find_structure(read_model(path), residual="per-point")
+    assert len(structure.skips) == 2 * m.LAYERS
+    maps = random_maps(structure.spaces, np.random.default_rng(0), fixed=structure.fixed)
+    basis = aligned_basis(structure, Alignment(maps, "random"))
+    assert len(basis.gathers) == 2 * m.LAYERS
+    write_basis(structure.model, basis, tmp_path / "moved.onnx", {})
+    assert relative_change(output(path), output(tmp_path / "moved.onnx")) < 1e-4
+    none = type(basis)(basis.symmetry, basis.permutations)
+    write_basis(structure.model, none, tmp_path / "control.onnx", {})
+    assert relative_change(output(path), output(tmp_path / "control.onnx")) > 1e-2
