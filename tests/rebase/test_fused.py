@@ -18,9 +18,11 @@ from graphrebase.rebase import Settings, rebase
 from graphrebase.rebase.basis import aligned_basis, write_basis
 from graphrebase.structure import find_structure
 
-TRIPLES = [
+ENCODERS = [
     ("written out", "Attention", "MultiHeadAttention"),
     ("Attention", "opset 23, packed", "FusedMatMul"),
+]
+DECODERS = [
     ("GroupQueryAttention", "opset 23", "GroupQueryAttention, packed"),
     ("opset 23", "GroupQueryAttention, packed", "RotaryEmbedding"),
 ]
@@ -30,7 +32,7 @@ def output(path: Path) -> dict[str, np.ndarray]:
     return {"y": next(iter(run(onnx.load(path), m.feed(path, 3, 6)).values()))}
 
 
-@pytest.mark.parametrize("forms", TRIPLES, ids=" + ".join)
+@pytest.mark.parametrize("forms", ENCODERS, ids=" + ".join)
 @pytest.mark.parametrize("template", ["finetuned", "target"])
 def test_without_noise_the_result_computes_what_the_finetuned_model_does(
     forms: tuple[str, str, str], template: str, tmp_path: Path
@@ -44,6 +46,19 @@ def test_without_noise_the_result_computes_what_the_finetuned_model_does(
     naive = Settings(method="naive", template=template)
     rebase(base, finetuned, target, tmp_path / "naive.onnx", naive)
     assert relative_change(output(finetuned), output(tmp_path / "naive.onnx")) > 1e-2
+
+
+@pytest.mark.parametrize("forms", DECODERS, ids=" + ".join)
+@pytest.mark.parametrize("template", ["finetuned", "target"])
+def test_a_task_vector_reaches_the_weights_of_another_form(
+    forms: tuple[str, str, str], template: str, tmp_path: Path
+) -> None:
+    base, tuned, target = (m.save(tmp_path / f"{i}.onnx", form) for i, form in enumerate(forms))
+    finetuned, made = (tmp_path / f"{name}.onnx" for name in ("finetuned", "made"))
+    edit_weights(tuned, finetuned, lambda _, a: 1.05 * a)
+    rebase(base, finetuned, target, made, Settings(method="naive", template=template))
+    assert relative_change(output(finetuned), output(made)) < 1e-4
+    assert relative_change(output(finetuned), output(target)) > 1e-2
 
 
 @pytest.mark.parametrize("form", [*m.ENCODERS, *m.DECODERS])

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 MICROSOFT = "com.microsoft"
-LAYERS, H, HEADS, KV, D, MLP, VOCABULARY, PLACES, LABELS = 2, 64, 4, 2, 16, 96, 19, 24, 5
+LAYERS, H, HEADS, KV, D, MLP, VOCABULARY, PLACES, LABELS = 2, 32, 4, 2, 16, 48, 19, 24, 5
 ENCODER_D = H // HEADS
 
 
