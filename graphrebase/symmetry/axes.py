@@ -14,7 +14,7 @@ The operations that relate axes are in ``solver``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from graphrebase.graph import Dim
@@ -32,9 +32,15 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """Identity only."""
+    """Identity only.
+
+    An axis of tokens, each with an expert looked up for it, ``selects`` along the axis of experts:
+    what depends on the expert depends on the token. ``by`` tells look-ups apart.
+    """
 
     reason: str
+    selects: Axis | None = None
+    by: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,11 @@ class Axis:
 def leaf(size: int, *, copies: bool = False) -> Axis:
     """Return a fresh free axis of ``size`` indices."""
     return Axis((size, size), Leaf(copies))
+
+
+def copies(size: Dim) -> Axis:
+    """Return an axis whose indices hold equal values, of a static or a dynamic size."""
+    return frozen(size, "size 1") if size == UNIT else Axis(size, Leaf(copies=True))
 
 
 def frozen(size: Dim, reason: str) -> Axis:

@@ -10,13 +10,14 @@ keeping them in its output.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from graphrebase.graph import Dim, Node, ShapeTable
 from graphrebase.graph.shapes import is_static
 from graphrebase.symmetry.axes import UNIT, Axis, Fibre, frozen
+from graphrebase.symmetry.pointers import Pointer, Pointers
 from graphrebase.symmetry.solver import Solver
 
 Axes = list[Axis]
@@ -51,6 +52,8 @@ class Context:
         solver: the union-find state.
         scopes: further sets of axes that must be closed (see ``reduce``).
         opset: version of the default operator set; some operators changed their meaning.
+        pointers: the values that hold indices of an axis.
+        read: input positions understood as look-ups by such indices.
     """
 
     node: Node
@@ -59,6 +62,8 @@ class Context:
     solver: Solver
     scopes: list[Axes]
     opset: int = 23
+    pointers: Pointers = field(default_factory=Pointers)
+    read: set[int] = field(default_factory=set)
 
     def axes(self, position: int) -> Axes:
         """Return the axes of a required input."""
@@ -66,6 +71,20 @@ class Context:
         if found is None:
             raise CannotFollow(f"input {position} of {self.node.op_type} has an unknown shape")
         return found
+
+    def pointer(self, position: int) -> Pointer | None:
+        """Return what the integers of an input point at, or None; the rule follows them."""
+        found = self.pointers.get(self.node.input(position))
+        if found is not None:
+            self.read.add(position)
+        return found
+
+    def point(self, output: int, axis: Axis) -> None:
+        """State that the integers of an output are indices of an axis of this call."""
+        # Numbers do not tell which order: the axis must have one, whatever else there is.
+        self.scopes.append([axis])
+        if output < len(self.node.outputs) and self.node.outputs[output]:
+            self.pointers.add(self.node.outputs[output], axis)
 
     def optional(self, position: int) -> Axes | None:
         """Return the axes of an input, or None where it is absent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from graphrebase.symmetry.axes import (
     leaves,
 )
 from graphrebase.symmetry.initial import fresh_axes, initial_axes, value_axes
+from graphrebase.symmetry.pointers import Pointers
 from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, Rule, unfollowed
 from graphrebase.symmetry.solver import Solver
 
@@ -136,13 +137,14 @@ class _State:
     solver: Solver
     cache: Cache
     free: Set[str]
-    values: dict[str, Axes]
-    uses: dict[Use, Axes]
-    constants: dict[str, Axes]
-    uniform: set[str]
-    scopes: list[Axes]
-    unknown: dict[str, int]
     quantized: frozenset[str]
+    values: dict[str, Axes] = field(default_factory=dict)
+    uses: dict[Use, Axes] = field(default_factory=dict)
+    constants: dict[str, Axes] = field(default_factory=dict)
+    uniform: set[str] = field(default_factory=set)
+    scopes: list[Axes] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+    pointers: Pointers = field(default_factory=Pointers)
 
     def may_move(self, name: str) -> bool:
         """Tell whether a constant holds numbers: floats, or integers used as quantised ones."""
@@ -171,9 +173,7 @@ def find_symmetry(
     """
     table = infer_shapes(graph) if shapes is None else shapes
     cache, numbers = find_cache(graph, table), quantized_constants(graph)
-    state = _State(
-        graph, table, Solver(), cache, frozenset(free), {}, {}, {}, set(), [], {}, numbers
-    )
+    state = _State(graph, table, Solver(), cache, frozenset(free), numbers)
     _name_inputs(state)
     live = _live_nodes(graph)
     for node in graph.nodes:
@@ -273,7 +273,15 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
     for position in range(len(inputs)):
         if (node.index, position) in cuts:
             inputs[position] = [frozen(UNIT, "cut") for _ in inputs[position] or ()]
-    context = Context(node, inputs, state.shapes, state.solver, state.scopes, state.graph.opset)
+    context = Context(
+        node,
+        inputs,
+        state.shapes,
+        state.solver,
+        state.scopes,
+        state.graph.opset,
+        state.pointers,
+    )
     outputs: Sequence[Axes | None]
     rule = RULES.get((node.domain, node.op_type))
     try:
@@ -288,7 +296,9 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
         for name in node.captured:
             for axis in _constant_axes(name, state) or ():
                 state.solver.freeze(axis, f"read inside a sub-graph of {node.op_type}")
+        context.read.clear()
         outputs = unfollowed(context, str(reason))
+    state.pointers.follow(node, state.shapes, state.solver, context.read)
     for name, axes in zip(node.outputs, outputs, strict=False):
         if name and axes is not None:
             state.values[name] = axes
@@ -395,6 +405,9 @@ def _fix_outputs(state: _State, known: Set[OutputAxis]) -> set[OutputAxis]:
             state.solver.freeze(axis, f"{'cache' if is_cache else 'output'} '{name}'")
         for axis in state.constants.get(source, ()):
             state.solver.freeze(axis, f"output '{name}'")
+        pointer = state.pointers.get(source)
+        if pointer is not None:
+            state.solver.freeze(pointer.axis, f"output '{name}' holds the number of an index")
     return latent
 
 
@@ -413,19 +426,25 @@ def _read_axes(state: _State) -> set[Axis]:
 
 
 def _close_all(state: _State) -> None:
-    """Close every tensor's axes until nothing changes."""
-    tensors = [
-        axes
-        for axes in (*state.values.values(), *state.constants.values(), *state.uses.values())
-        if any(is_static(a.size) and a.size != UNIT for a in axes)
-    ]
-    tensors.extend(state.scopes)
+    """Close every tensor's axes until nothing changes.
+
+    What is stored or handed out has a place for every index: no look-up decides it.
+    """
+    outputs = (state.values.get(source, []) for source in state.graph.outputs.values())
+    fixed = _with_static([*state.constants.values(), *state.uses.values(), *outputs])
+    tensors = [*_with_static(state.values.values()), *state.scopes]
     while True:
         before = state.solver.changes
+        for axes in fixed:
+            state.solver.close(axes, lookups=False)
         for axes in tensors:
             state.solver.close(axes)
         if state.solver.changes == before:
             return
+
+
+def _with_static(tensors: Iterable[Axes]) -> list[Axes]:
+    return [axes for axes in tensors if any(is_static(a.size) and a.size != UNIT for a in axes)]
 
 
 def _placed(

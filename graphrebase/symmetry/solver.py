@@ -31,6 +31,7 @@ from graphrebase.symmetry.axes import (
     common_cuts,
     common_refinement,
     concatenation,
+    copies,
     fibre,
     flat_parts,
     frozen,
@@ -146,7 +147,15 @@ class Solver:
 
     def _meet_frozen(self, frozen_axis: Axis, other: Axis, form: Frozen) -> None:
         self.freeze(other, form.reason)
-        if isinstance(other.form, Frozen):
+        met = other.form
+        if not isinstance(met, Frozen):
+            if form.selects is not None:
+                self._bind(other, frozen_axis)  # a grid of frozen axes is frozen as a whole
+        elif form.selects is None and met.selects is not None:
+            self._bind(frozen_axis, other)
+        else:
+            if met.selects is not None and not _same_lookup(form, met):
+                self._set(frozen_axis, Frozen(form.reason))
             self._bind(other, frozen_axis)
 
     def _unify_products(self, left: Axis, right: Axis) -> None:
@@ -352,6 +361,10 @@ class Solver:
         form = axis.form
         if isinstance(form, Frozen):
             return frozen(outer, form.reason), frozen(inner, form.reason)
+        if isinstance(form, Leaf) and form.copies and not is_static(axis.size):
+            pair = (copies(outer), copies(inner))
+            self._bind(axis, product(pair))
+            return pair
         if not (is_static(outer) and is_static(inner)) or outer[0] > MAX_MEMBERS:
             return self._give_up_split(axis, outer, "regrouped by a dynamic size")
         if isinstance(form, Leaf):
@@ -395,6 +408,18 @@ class Solver:
             head.append(factor)
             reached = (reached[0] * factor.size[0], reached[1] * factor.size[1])
         return product(head), product(fine[len(head) :])
+
+    def spread(self, axis: Axis, over: Axis) -> None:
+        """Let a free axis have another order at every index of ``over``.
+
+        Sound at any time: wherever ``over`` is absent, ``close`` makes the orders equal again.
+        """
+        form = axis.form
+        if not isinstance(form, Leaf) or form.copies or not is_static(over.size):
+            return
+        if not 1 < over.length <= MAX_MEMBERS or occurs(axis.root, over):
+            return
+        self._bind(axis, fibre(over, [leaf(axis.length) for _ in range(over.length)]))
 
     def parts(self, axis: Axis, sizes: Sequence[Dim]) -> list[Axis]:
         """Cut an axis into consecutive parts of the given sizes."""
@@ -475,23 +500,29 @@ class Solver:
 
     # --- scope
 
-    def close(self, axes: Sequence[Axis]) -> None:
+    def close(self, axes: Sequence[Axis], *, lookups: bool = True) -> None:
         """Collapse every fibre whose index axis is not exactly one of the axes of its tensor.
 
         Where two axes of a tensor are one class (x @ x^T over the features: heads by heads), it
         would be open which of the two a fibre depends on.
+
+        Args:
+            axes: the axes of one tensor.
+            lookups: an axis of looked-up indices counts as the axis it selects along.
         """
-        while self._close_once(axes):
+        while self._close_once(axes, lookups):
             pass
 
-    def _close_once(self, axes: Sequence[Axis]) -> bool:
+    def _close_once(self, axes: Sequence[Axis], lookups: bool) -> bool:
         flat = [f for axis in axes for f in self.factors(axis)]
+        selected = self._selected(flat) if lookups else []
         offered = Counter(root for f in flat for root in {c.root for c in _index_cells(f)})
+        offered.update(selected)
         repeated = {root for root, count in offered.items() if count > 1}
         if repeated and self._collapse_over(axes, repeated):
             return True
         fibres = [f for f in flat if isinstance(f.form, Fibre)]
-        plain = {f.root for f in flat if not isinstance(f.form, Fibre)}
+        plain = {f.root for f in flat if not isinstance(f.form, Fibre)} | set(selected)
         for axis in fibres:
             if isinstance(axis.form, Fibre) and axis.form.over.root not in plain:
                 self.collapse(axis)
@@ -505,10 +536,20 @@ class Solver:
             rest = [f for f in flat if f.root is not over]
             before = self.changes
             for i in range(over.length):
-                self.close([self.at(f, over, i) for f in rest])
+                self.close([self.at(f, over, i) for f in rest], lookups=lookups)
             if self.changes != before:
                 return True
         return False
+
+    def _selected(self, flat: Sequence[Axis]) -> list[Axis]:
+        """Return the index axes that look-ups select along, once per look-up."""
+        found: list[Axis] = []
+        for factor in flat:
+            form = factor.form
+            if isinstance(form, Frozen) and form.selects is not None:
+                inside = (c for f in self.factors(form.selects) for c in _index_cells(f))
+                found.extend({cell.root for cell in inside})
+        return found
 
     def _collapse_over(self, axes: Sequence[Axis], repeated: Set[Axis]) -> bool:
         """Collapse the fibres over some classes, also those that the normal form takes as one."""
@@ -528,6 +569,11 @@ class Solver:
             if over & repeated:
                 self.collapse(cell)
         return self.changes != before
+
+
+def _same_lookup(a: Frozen, b: Frozen) -> bool:
+    assert a.selects is not None and b.selects is not None
+    return a.selects.root is b.selects.root and a.by == b.by
 
 
 def _unmoved(found: Sequence[Axis], before: Sequence[Axis]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphrebase.graph.shapes import is_static
-from graphrebase.symmetry.axes import frozen, leaf
+from graphrebase.symmetry.axes import copies, frozen
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, dim_reason, rule
 
 
@@ -50,12 +50,6 @@ def rotary_table(context: Context) -> list[Axes]:
 @rule("ConstantOfShape", "Range", "Shape", "Size")
 def computed(context: Context) -> list[Axes]:
     """Return axes that no weight has; equal values may be permuted freely."""
-    copies = context.node.op_type == "ConstantOfShape"
-    return [
-        [
-            leaf(d[0], copies=True)
-            if copies and is_static(d) and d[0] > 1
-            else frozen(d, dim_reason(d))
-            for d in context.dims()
-        ]
-    ]
+    if context.node.op_type == "ConstantOfShape":
+        return [[copies(d) for d in context.dims()]]
+    return [[frozen(d, dim_reason(d)) for d in context.dims()]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphrebase.graph.shapes import is_static
-from graphrebase.symmetry.axes import UNIT, Axis
+from graphrebase.symmetry.axes import UNIT, Axis, Frozen, leaves
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 from graphrebase.symmetry.rules.layout import cut
 
@@ -21,9 +21,31 @@ def gather(context: Context) -> list[Axes]:
     if single is not None and is_static(data[axis].size) and data[axis].length > 1:
         chosen = _picked(context, data, axis, single)
         return [[a for i, a in enumerate(chosen) if i != axis or indices]]
-    if data[axis].size != UNIT:
-        context.solver.freeze(data[axis], _REASON)
+    indices = _look_up(context, data, axis, indices)
     return [[*data[:axis], *indices, *data[axis + 1 :]]]
+
+
+def _look_up(context: Context, data: Axes, axis: int, indices: Axes) -> Axes:
+    """State that indices pick along an axis of the data; returns the axes they give the output.
+
+    Numbers that point at the axis (an expert's number, from TopK) follow its order. Each expert's
+    weights then have an order of their own.
+    """
+    looked, solver = data[axis], context.solver
+    pointer = context.pointer(1)
+    if pointer is None:
+        if looked.size != UNIT:
+            solver.freeze(looked, _REASON)
+        return indices
+    solver.unify(looked, pointer.axis)
+    wide = [i for i, a in enumerate(indices) if a.size != UNIT]
+    if len(wide) != 1 or leaves(indices[wide[0]]):
+        return indices
+    for i, other in enumerate(data):
+        if i != axis:
+            solver.spread(other, looked)
+    chosen = Axis(indices[wide[0]].size, Frozen("looked up by number", looked, pointer.key))
+    return [chosen if i == wide[0] else a for i, a in enumerate(indices)]
 
 
 def _picked(context: Context, data: Axes, axis: int, index: int) -> Axes:
@@ -51,6 +73,8 @@ def gather_nd(context: Context) -> list[Axes]:
     single = _single_index(context)
     if single is not None and batch == 0 and is_static(data[0].size) and data[0].length > 1:
         return [[*indices[:-1], *_picked(context, data, 0, single)[1:]]]
+    if batch == 0 and depth == 1:
+        return [[*_look_up(context, data, 0, indices[:-1]), *data[1:]]]
     for axis in (*data[:depth], *indices):
         context.solver.freeze(axis, _REASON)
     return [[*indices[:-1], *data[depth:]]]
@@ -65,7 +89,10 @@ def gather_elements(context: Context) -> list[Axes]:
     data, indices = context.axes(0), context.axes(1)
     axis = context.node.attributes.get("axis", 0) % len(data)
     solver = context.solver
-    if data[axis].size != UNIT:
+    pointer = context.pointer(1)
+    if pointer is not None:
+        solver.unify(data[axis], pointer.axis)
+    elif data[axis].size != UNIT:
         solver.freeze(data[axis], _REASON)
     for i, (read, index) in enumerate(zip(data, indices, strict=True)):
         if i == axis:

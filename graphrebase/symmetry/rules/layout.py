@@ -16,6 +16,7 @@ from graphrebase.symmetry.axes import (
     Leaf,
     common_refinement,
     concatenation,
+    copies,
     fibre,
     frozen,
     leaf,
@@ -103,13 +104,9 @@ def _grown(axes: Sequence[Axis], dims: Sequence[Dim]) -> Axes:
     padded: list[Axis | None] = [None] * (len(dims) - len(axes))
     padded.extend(axes)
     return [
-        axis if axis is not None and axis.size == dim else _copies(dim)
+        axis if axis is not None and axis.size == dim else copies(dim)
         for axis, dim in zip(padded, dims, strict=True)
     ]
-
-
-def _copies(dim: Dim) -> Axis:
-    return leaf(dim[0], copies=True) if is_static(dim) and dim != UNIT else frozen(dim, "repeated")
 
 
 @rule("Tile")
@@ -121,7 +118,7 @@ def tile(context: Context) -> list[Axes]:
             result.append(axis)
         else:
             times = (dim[0] // axis.size[0], dim[1] // axis.size[1])
-            result.append(product([_copies(times), axis]))
+            result.append(product([copies(times), axis]))
     return [result]
 
 

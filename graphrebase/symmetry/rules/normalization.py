@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphrebase.graph import Dim
 from graphrebase.symmetry.axes import UNIT, Axis, frozen
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 
@@ -130,28 +129,37 @@ def mean_variance_normalization(context: Context) -> list[Axes]:
     return [list(axes)]
 
 
-@rule("ArgMax", "ArgMin", "CumSum", "TopK")
-def ordered(context: Context) -> list[Axes]:
-    """Freeze the axis whose index order shows in the result."""
+@rule("CumSum")
+def cumulative_sum(context: Context) -> list[Axes]:
+    """Freeze the axis whose index order shows in the result; its indices are mixed."""
     axes = context.axes(0)
-    attributes = context.node.attributes
-    if context.node.op_type == "CumSum":
-        given = context.ints(1, "axis")
-        axis = given[0] if given else 0
-    else:
-        axis = attributes.get("axis", -1 if context.node.op_type == "TopK" else 0)
-    axis %= len(axes)
-    reason = f"the order of its indices shows in {context.node.op_type}"
-    context.solver.freeze(axes[axis], reason)
-    dims = context.dims()
-    if len(dims) == len(axes):
-        kept = [frozen(_dim(dims, i), reason) if i == axis else a for i, a in enumerate(axes)]
-    elif len(dims) == len(axes) - 1:
-        kept = [a for i, a in enumerate(axes) if i != axis]
-    else:
-        raise CannotFollow(f"{context.node.op_type} with an unexpected output rank")
-    return [list(kept) for _ in context.node.outputs]
+    given = context.ints(1, "axis")
+    axis = (given[0] if given else 0) % len(axes)
+    context.solver.freeze(axes[axis], "the order of its indices shows in CumSum")
+    context.reduce(axes, [axis])
+    return [list(axes)]
 
 
-def _dim(dims: tuple[Dim, ...], index: int) -> Dim:
-    return dims[index]
+@rule("ArgMax", "ArgMin")
+def best(context: Context) -> list[Axes]:
+    """Give the number of the best index: a pointer to the axis."""
+    axes = context.axes(0)
+    axis = context.node.attributes.get("axis", 0) % len(axes)
+    keep = context.node.attributes.get("keepdims", 1)
+    context.reduce(axes, [axis])
+    context.point(0, axes[axis])
+    return [[_unit() if i == axis else a for i, a in enumerate(axes) if keep or i != axis]]
+
+
+@rule("TopK")
+def top(context: Context) -> list[Axes]:
+    """Give the best scores in order of rank, and the numbers of their indices: pointers."""
+    axes = context.axes(0)
+    axis = context.node.attributes.get("axis", -1) % len(axes)
+    if not context.node.attributes.get("sorted", 1):
+        raise CannotFollow("TopK in no particular order")
+    context.reduce(axes, [axis])
+    context.point(1, axes[axis])
+    rank = frozen(context.dims()[axis], "ranked by score")
+    kept = [rank if i == axis else a for i, a in enumerate(axes)]
+    return [kept, list(kept)]
