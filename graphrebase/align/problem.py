@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphrebase.errors import MismatchError
 
-SpaceKind = Literal["residual", "head", "head_member", "head_qk", "head_vo", "mlp"]
+SpaceKind = Literal["residual", "head", "head_member", "head_qk", "head_vo", "mlp", "expert"]
 Axes = tuple[str | None, ...]
 Loader = Callable[[], NDArray[Any]]
 

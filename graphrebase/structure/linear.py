@@ -23,6 +23,7 @@ class Linear:
         product: value the contraction computes, before a separate bias Add.
         output: value after the bias.
         weight_slot: input position of W.
+        experts: number of maps of which each token uses its own; W is (experts * out, in) then.
     """
 
     node: Node
@@ -32,11 +33,12 @@ class Linear:
     product: str
     output: str
     weight_slot: int
+    experts: int = 1
 
     @property
     def out_width(self) -> int:
         """Return the number of outputs."""
-        return self.weight.shape[0]
+        return self.weight.shape[0] // self.experts
 
     @property
     def in_width(self) -> int:

@@ -43,6 +43,11 @@ class Mlp:
     residual: Residual | None
 
     @property
+    def experts(self) -> int:
+        """Return the number of experts, 1 where the MLP is dense."""
+        return self.down.experts
+
+    @property
     def width(self) -> int:
         """Return the number of hidden units."""
         return self.down.in_width

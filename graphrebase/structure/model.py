@@ -15,7 +15,8 @@ from graphrebase.graph.pattern import Match, NearMiss, Scene
 from graphrebase.io import Model
 from graphrebase.structure import roles as _roles
 from graphrebase.structure.blocks import Attention, find_attention, find_matches
-from graphrebase.structure.linear import Linear, find_linears
+from graphrebase.structure.experts import expert_roles, find_expert_linears, find_router
+from graphrebase.structure.linear import Linear, by_output, find_linears
 from graphrebase.structure.mlp import Mlp, find_mlps
 from graphrebase.structure.residual import Residual
 from graphrebase.structure.roles import Role, SpaceTable
@@ -160,7 +161,8 @@ def _find_parts(model: Model) -> _Parts:
     source = build_graph(model)
     shapes = infer_shapes(source)
     graph = float_view(source)
-    linears = find_linears(graph, shapes)
+    linears = [*find_linears(graph, shapes), *find_expert_linears(graph, shapes)]
+    linears.sort(key=lambda linear: linear.node.index)
     matches, missed = find_matches(Scene(graph, shapes))
     attention, lost = find_attention(
         graph, shapes, linears, [m for m in matches if m.kind == "attention"]
@@ -250,15 +252,20 @@ def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
     found: list[Role] = []
     used: set[int] = set()
     layers: dict[str, int] = {"attention": 0, "mlp": 0}
+    outputs = by_output(parts.linears)
     for block in parts.blocks:
         if isinstance(block, Attention):
             found.extend(_roles.attention_roles(table, block, layers["attention"]))
             layers["attention"] += 1
             used |= {id(linear) for linear in block.linears}
         else:
-            found.extend(_roles.mlp_roles(table, block, layers["mlp"]))
+            router = find_router(graph, block, outputs) if block.experts > 1 else None
+            if block.experts > 1:
+                found.extend(expert_roles(table, block, router, layers["mlp"]))
+            else:
+                found.extend(_roles.mlp_roles(table, block, layers["mlp"]))
             layers["mlp"] += 1
-            used |= {id(x) for x in (block.up, block.gate, block.down)}
+            used |= {id(x) for x in (block.up, block.gate, block.down, router)}
     for number, match in enumerate(parts.norms):
         found.extend(_roles.norm_roles(table, graph, shapes, match, f"norm.{number}"))
     found.extend(_linear_roles(parts, table, used))
@@ -272,7 +279,11 @@ def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
 
 
 def _linear_roles(parts: _Parts, table: SpaceTable, used: set[int]) -> Iterable[Role]:
-    """Yield the linear maps outside blocks: embeddings before the first, heads after it."""
+    """Yield the linear maps outside blocks: embeddings before the first, heads after it.
+
+    What a later block still reads (the gate of a shared expert) is part of the body, not a head.
+    """
+    inner = _read_by_blocks(parts)
     first = min((_position(b) for b in parts.blocks), default=-1)
     feeds = _feeding_inputs(parts.graph)
     counts: dict[str, int] = {}
@@ -282,11 +293,25 @@ def _linear_roles(parts: _Parts, table: SpaceTable, used: set[int]) -> Iterable[
         rank = len(parts.shapes.shape(linear.output) or ())
         if linear.node.op_type == "Conv" or linear.node.index < first:
             stem, kind = "embedding.linear", "embedding"
+        elif linear.node.index in inner:
+            stem, kind = "inner.linear", "mlp"
         else:
             stem, kind = ("head.pooled" if rank == 2 else "head.tokens"), "head"
         number = counts.get(stem, 0)
         counts[stem] = number + 1
         yield from _roles.linear_roles(table, linear, f"{stem}.{number}", kind)
+
+
+def _read_by_blocks(parts: _Parts) -> set[int]:
+    """Return the nodes whose results reach the end of a block."""
+    stack = [_end(block) for block in parts.blocks]
+    found: set[int] = set()
+    while stack:
+        node = parts.graph.producers.get(stack.pop())
+        if node is not None and node.index not in found:
+            found.add(node.index)
+            stack.extend(name for name in node.inputs if name)
+    return found
 
 
 def _index_sources(graph: Graph) -> dict[str, str]:

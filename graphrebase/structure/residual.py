@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from graphrebase.graph import Graph, Node, ShapeTable
 
-#: What may stand between a block and its Add: LayerScale, a norm after the block (Gemma 2),
-#: reshapes and the transposes of seq-first code.
+#: What may stand between a block and its Add: LayerScale, a norm after the block (Gemma 2), the
+#: weighted sum over experts, reshapes and the transposes of seq-first code.
 _TO_RESIDUAL = {
-    *("Cast", "Div", "Dropout", "LayerNormalization", "Mul", "RMSNormalization", "Reshape"),
-    *("SimplifiedLayerNormalization", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+    *("Cast", "Div", "Dropout", "LayerNormalization", "Mul", "RMSNormalization", "ReduceSum"),
+    *("Reshape", "SimplifiedLayerNormalization", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
 }
 _LIMIT = 16
 

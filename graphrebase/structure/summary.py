@@ -79,6 +79,7 @@ def _mlp(block: Mlp) -> dict[str, Any]:
         "width": block.width,
         "hidden": block.down.out_width,
         "gated": block.gate is not None,
+        **({"experts": block.experts} if block.experts > 1 else {}),
         "node": str(block.down.node),
     }
 
@@ -143,7 +144,7 @@ def _frozen_spaces(structure: Structure) -> Iterable[dict[str, Any]]:
     mlps = (block for block in structure.blocks if not isinstance(block, Attention))
     for number, block in enumerate(mlps):
         axes = symmetry.values.get(block.down.input)
-        if axes and not isinstance(axes[-1].form, Leaf):
+        if axes and not _has_name(names, axes[-1]):
             yield _named(f"block.{number}.mlp", axes[-1])
 
 

@@ -17,6 +17,11 @@ MODELS = [
     *("bert-cls-dy18-sdpa", "roberta-cls-ts17-eager", "distilbert-ts14-sdpa", "gpt2-ts17-eager"),
     *("gpt2-dy23-sdpa", "llama-ts17-sdpa", "llama-tied-ts14-eager", "llama-dy23-sdpa"),
     *("encoder-bf-pre-ts17-eager", "encoder-sf-post-ts14-sdpa", "vit-cls-dy18-eager"),
+    *("albert-ts17-eager", "electra-cls-ts14-eager", "mpnet-ts17-eager", "deberta-v2-ts17-eager"),
+    *("modernbert-mlm-ts17-sdpa", "gpt-neox-ts17-eager", "gpt-j-ts14-eager", "opt-ts17-sdpa"),
+    *("bloom-ts17-eager", "falcon-ts17-sdpa", "falcon-new-dy18-sdpa", "phi-ts14-sdpa"),
+    *("phi3-ts17-eager", "gemma2-ts17-eager", "gemma3-ts14-sdpa", "qwen3-ts17-sdpa"),
+    *("mixtral-ts17-eager", "mixtral-dy18-sdpa"),
 ]
 
 
