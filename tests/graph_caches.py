@@ -67,3 +67,43 @@ def _heads(name: str, weight: str) -> list[onnx.NodeProto]:
         helper.make_node("Reshape", [f"{name}_flat", "split"], [f"{name}_grid"]),
         helper.make_node("Transpose", [f"{name}_grid"], [name], perm=[0, 2, 1, 3]),
     ]
+
+
+def save_merged(path: Path, *, inside: bool = False) -> Path:
+    """Save a decoder that runs with a cache or without, as optimum merges the two: one If.
+
+    Args:
+        path: the file.
+        inside: each branch keeps an output projection of its own, stored in the branch.
+    """
+    grown = onnx.load(save_decoder(path)).graph
+    first = onnx.GraphProto()
+    first.CopyFrom(grown)
+    for node in first.node:
+        if node.op_type == "Concat":
+            node.op_type = "Identity"
+            del node.attribute[:], node.input[0]
+    own = [tensor for tensor in grown.initializer if inside and tensor.name == "wo"]
+    branches = [
+        helper.make_graph(
+            graph.node, "branch", [], [_untyped(v.name) for v in grown.output], initializer=own
+        )
+        for graph in (grown, first)
+    ]
+    names = [value.name for value in grown.output]
+    node = helper.make_node("If", ["flag"], names, then_branch=branches[0], else_branch=branches[1])
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [1])
+    graph = helper.make_graph(
+        [node],
+        "merged",
+        [*grown.input, flag],
+        [_untyped(name) for name in names],
+        [tensor for tensor in grown.initializer if tensor not in own],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    return path
+
+
+def _untyped(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)

@@ -8,6 +8,7 @@ import numpy as np
 
 from graphrebase.graph.bodies import BODIES
 from graphrebase.graph.bodies.table import BODY_OPSET, Call, CannotExpand, KeepAsIs
+from graphrebase.graph.branches import live
 from graphrebase.graph.shapes import Probe
 from graphrebase.graph.view import Graph, Node, node_of, plain_graph
 from graphrebase.io import Model
@@ -16,13 +17,13 @@ from graphrebase.io import Model
 def build_graph(model: Model) -> Graph:
     """Return the view of a model's main graph.
 
-    Local functions are inlined, the node order is repaired, Identity aliases are resolved, fused
-    operators are expanded.
+    Local functions are inlined, branches of If written out (those that are ever taken), the node
+    order is repaired, Identity aliases are resolved, fused operators are expanded.
 
     Raises:
         InputError: the graph has a cycle or reads a value that nothing computes.
     """
-    return expand(plain_graph(model))
+    return expand(live(plain_graph(model)))
 
 
 def expand(graph: Graph) -> Graph:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from graphrebase.graph.contributed import contributed
 from graphrebase.graph.fold import MAX_FOLDED, evaluate
 from graphrebase.graph.lengths import MOST_DOUBLINGS, doubled, short_inputs
-from graphrebase.graph.view import Graph, Node
+from graphrebase.graph.view import Graph, Node, is_merge
 
 Dim = tuple[int, int]
 
@@ -29,6 +29,9 @@ Typed = tuple[int, tuple[int, ...]]
 #: Sizes of the dynamic dimensions under the two probes, in order of first appearance. All differ,
 #: within a probe and between the probes; small, so that learned position tables are long enough.
 PROBES: tuple[Dim, ...] = ((2, 3), (5, 7), (11, 13), (17, 19), (23, 29), (31, 37), (41, 43))
+
+#: Sizes that depend on the branch taken start here, far above all others.
+_BRANCHED = 1_000_000
 
 #: What onnx raises where it cannot infer a node; its outputs are then unknown.
 _INFERENCE_ERRORS = (
@@ -78,12 +81,16 @@ class Probe:
         types: (element type, shape) by value.
         values: folded small arrays by value.
         cache: inferred results of calls, which layers repeat; may be shared by probes.
+        which: 0 or 1, the first or second probe.
+        branched: how many sizes met so far depend on the branch that an If takes.
     """
 
     graph: Graph
     types: dict[str, Typed]
     values: dict[str, np.ndarray]
     cache: dict[object, list[Typed | None]]
+    which: int = 0
+    branched: int = 0
 
     @classmethod
     def start(
@@ -101,7 +108,7 @@ class Probe:
             cache: inferred results of calls.
             dims: sizes of the inputs, those of ``input_dims`` if not given.
         """
-        probe = cls(graph, {}, {}, cache)
+        probe = cls(graph, {}, {}, cache, which)
         for name, sizes in (input_dims(graph) if dims is None else dims).items():
             element = graph.inputs[name].type.tensor_type.elem_type
             probe.types[name] = (element, tuple(d[which] for d in sizes))
@@ -120,8 +127,28 @@ class Probe:
 
     def visit(self, node: Node) -> None:
         """Infer the outputs of one node."""
-        if not _fold(node, self):
+        if is_merge(node):
+            self._merge(node)
+        elif not _fold(node, self):
             _infer(node, self)
+
+    def _merge(self, node: Node) -> None:
+        """Join the outputs of both branches; a size that they do not share is dynamic."""
+        count = len(node.outputs)
+        ways = zip(node.inputs[1 : 1 + count], node.inputs[1 + count :], strict=True)
+        for output, (then, otherwise) in zip(node.outputs, ways, strict=True):
+            one, other = self.types.get(then), self.types.get(otherwise)
+            if one is None or other is None or one[0] != other[0]:
+                continue
+            if len(one[1]) == len(other[1]):
+                pairs = zip(one[1], other[1], strict=True)
+                sizes = [m if m == n else self._size_of_branch() for m, n in pairs]
+                self.types[output] = (one[0], tuple(sizes))
+
+    def _size_of_branch(self) -> int:
+        """Return a size that differs between the probes and equals no other."""
+        self.branched += 1
+        return _BRANCHED + 2 * self.branched + self.which
 
 
 def infer_shapes(graph: Graph) -> ShapeTable:

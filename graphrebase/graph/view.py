@@ -7,7 +7,7 @@ several times slower than this module (``tools/bench_inspect.py`` prints both).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ import onnx
 from onnx import inliner, numpy_helper
 
 from graphrebase.errors import InputError
+from graphrebase.graph.flat import FlatCall, flat_calls
 from graphrebase.io import Model, TensorRef
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
@@ -32,6 +33,7 @@ class Node:
         opset: version of the operator set, where it is not the graph's.
         fused: the fused operator of the file that this node is a part of, if it is one.
         refusal: why a fused operator was not expanded, ``""`` for all others.
+        scope: prefix of the branch of an If that the node stands in, ``""`` for the main graph.
     """
 
     index: int
@@ -46,6 +48,7 @@ class Node:
     opset: int = 0
     fused: Node | None = None
     refusal: str = ""
+    scope: str = ""
 
     def __str__(self) -> str:
         """Return ``op_type 'name'`` for messages."""
@@ -133,7 +136,8 @@ class Graph:
 def plain_graph(model: Model) -> Graph:
     """Return the view of a model's main graph as it is written, fused operators and all.
 
-    Local functions are inlined, the node order is repaired, Identity aliases are resolved.
+    Local functions are inlined, branches of If written out, the node order is repaired, Identity
+    aliases are resolved.
 
     Raises:
         InputError: the graph has a cycle or reads a value that nothing computes.
@@ -141,16 +145,15 @@ def plain_graph(model: Model) -> Graph:
     proto = model.proto
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
-    literals = _literals(proto.graph)
+    calls, stored = flat_calls(proto.graph)
     constants = dict(model.tensors)
-    aliases = _aliases(proto.graph)
-    known = set(constants) | set(literals) | {value.name for value in proto.graph.input}
+    literals, aliases = _literals(calls, constants), _aliases(calls)
+    known = {*constants, *literals, *stored, *(value.name for value in proto.graph.input)}
     initializers = {tensor.name for tensor in proto.graph.initializer}
-    known |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
     kept = [
-        node for node in proto.graph.node if not (node.op_type == "Constant" or _is_alias(node))
+        call for call in calls if not (call.proto.op_type == "Constant" or _is_alias(call.proto))
     ]
-    nodes = _ordered([node_of(node, aliases) for node in kept], known, model)
+    nodes = _ordered([_node(call, aliases) for call in kept], known, model)
     return Graph(
         model=model,
         nodes=tuple(nodes),
@@ -166,12 +169,18 @@ def _opset(proto: onnx.ModelProto) -> int:
     return next((o.version for o in proto.opset_import if o.domain in _STANDARD_DOMAINS), 1)
 
 
+def is_merge(node: Node) -> bool:
+    """Tell whether a node is an If whose branches are written out (see ``flat``)."""
+    fits = len(node.inputs) == 1 + 2 * len(node.outputs)
+    return node.op_type == "If" and not node.domain and fits
+
+
 def _is_alias(node: onnx.NodeProto) -> bool:
     return node.op_type == "Identity" and node.domain in _STANDARD_DOMAINS
 
 
-def _aliases(graph: onnx.GraphProto) -> dict[str, str]:
-    direct = {node.output[0]: node.input[0] for node in graph.node if _is_alias(node)}
+def _aliases(calls: Iterable[FlatCall]) -> dict[str, str]:
+    direct = {call.outputs[0]: call.inputs[0] for call in calls if _is_alias(call.proto)}
     resolved: dict[str, str] = {}
     for name in direct:
         target, seen = name, set[str]()
@@ -182,35 +191,40 @@ def _aliases(graph: onnx.GraphProto) -> dict[str, str]:
     return resolved
 
 
-def _literals(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+def _literals(calls: Iterable[FlatCall], constants: Container[str]) -> dict[str, np.ndarray]:
+    """Return the values of Constant nodes that the file does not store as tensors of the model."""
     found: dict[str, np.ndarray] = {}
-    for node in graph.node:
-        if node.op_type != "Constant" or not node.attribute:
+    for call in calls:
+        if call.proto.op_type != "Constant" or not call.proto.attribute:
             continue
-        attribute = node.attribute[0]
+        attribute, name = call.proto.attribute[0], call.outputs[0]
         if attribute.name in ("value_int", "value_ints"):
-            found[node.output[0]] = np.array(onnx.helper.get_attribute_value(attribute), np.int64)
+            found[name] = np.array(onnx.helper.get_attribute_value(attribute), np.int64)
         elif attribute.name in ("value_float", "value_floats"):
-            found[node.output[0]] = np.array(onnx.helper.get_attribute_value(attribute), np.float32)
+            found[name] = np.array(onnx.helper.get_attribute_value(attribute), np.float32)
+        elif attribute.name == "value" and name not in constants:  # in an inlined function
+            found[name] = numpy_helper.to_array(attribute.t)
     return found
 
 
 def node_of(proto: onnx.NodeProto, aliases: Mapping[str, str]) -> Node:
     """Return a node of the view, without its place, with aliases resolved."""
-    captured: set[str] = set()
-    for attribute in proto.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            captured |= _free_values(graph)
+    return _node(FlatCall(proto, tuple(proto.input), tuple(proto.output)), aliases)
+
+
+def _node(call: FlatCall, aliases: Mapping[str, str]) -> Node:
+    proto = call.proto
     return Node(
         index=-1,
         name=proto.name,
         op_type=proto.op_type,
         domain="" if proto.domain in _STANDARD_DOMAINS else proto.domain,
-        inputs=tuple(aliases.get(name, name) for name in proto.input),
-        outputs=tuple(proto.output),
+        inputs=tuple(aliases.get(name, name) for name in call.inputs),
+        outputs=call.outputs,
         attributes={a.name: _attribute(a) for a in proto.attribute},
-        captured=tuple(sorted(aliases.get(name, name) for name in captured)),
+        captured=tuple(sorted({aliases.get(name, name) for name in call.captured})),
         proto=proto,
+        scope=call.scope,
     )
 
 
@@ -222,20 +236,6 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
         return None
     value = onnx.helper.get_attribute_value(attribute)
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _free_values(graph: onnx.GraphProto) -> set[str]:
-    """Return the names that a sub-graph reads from outside (If and Loop bodies capture freely)."""
-    local = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    local |= {name for node in graph.node for name in node.output}
-    read = {name for node in graph.node for name in node.input if name}
-    read |= {v.name for v in graph.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner = (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
-            for body in inner:
-                read |= _free_values(body)
-    return read - local
 
 
 def _ordered(nodes: list[Node], known: set[str], model: Model) -> Iterable[Node]:

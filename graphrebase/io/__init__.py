@@ -5,15 +5,18 @@ from __future__ import annotations
 from graphrebase.io.compare import structure_difference
 from graphrebase.io.paths import check_target
 from graphrebase.io.reader import Model, read_model
+from graphrebase.io.scopes import branch_scope, scoped_graphs
 from graphrebase.io.tensors import TensorRef, is_float
 from graphrebase.io.writer import write_model
 
 __all__ = [
     "Model",
     "TensorRef",
+    "branch_scope",
     "check_target",
     "is_float",
     "read_model",
+    "scoped_graphs",
     "structure_difference",
     "write_model",
 ]

@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto
 
 from graphrebase.errors import InputError
 from graphrebase.io.reader import ExternalRange, Model
+from graphrebase.io.scopes import scoped_graphs
 
 # What names an item of a repeated field, by message type; items of other types go by position.
 _KEYS = {
@@ -44,8 +45,8 @@ def structure_difference(a: Model, b: Model) -> list[str]:
 
     Compared are the graph, its inputs and outputs, nodes, attributes, operator sets, functions,
     doc strings, metadata, and name, type and shape of every tensor. Left out are the payloads of
-    float and 8-bit initializers and Constants of the main graph, names and offsets of external
-    data, and metadata whose key starts with "graphrebase".
+    float and 8-bit initializers and Constants of the main graph and of If branches, names and
+    offsets of external data, and metadata whose key starts with "graphrebase".
 
     Raises:
         InputError: external data that is not a weight cannot be read.
@@ -70,17 +71,26 @@ def _normal(model: Model) -> ModelProto:
     kept = [e for e in proto.metadata_props if not e.key.startswith(_OWN_METADATA)]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
-    weights = list(proto.graph.initializer)
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.output and node.output[0] in model.tensors:
-            weights += [item.t for item in node.attribute if item.name == "value"]
-    for tensor in weights:
+    for tensor in _weights(proto, model):
         for field in (*_PAYLOAD, "data_location"):
             tensor.ClearField(field)
     for tensor in _tensors(proto):
         if tensor.data_location == TensorProto.EXTERNAL:
             tensor.ClearField("external_data")
     return proto
+
+
+def _weights(proto: ModelProto, model: Model) -> Iterator[TensorProto]:
+    """Yield the initializers and Constants that ``Model.tensors`` has, those in branches too."""
+    for scope, graph in scoped_graphs(proto.graph):
+        yield from graph.initializer
+        for node in graph.node:
+            if (
+                node.op_type == "Constant"
+                and node.output
+                and scope + node.output[0] in model.tensors
+            ):
+                yield from (item.t for item in node.attribute if item.name == "value")
 
 
 def _tensors(message: Message) -> Iterator[TensorProto]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from graphrebase.io.scopes import branch_scope
 from graphrebase.io.wire import (
     FIXED32,
     FIXED64,
@@ -63,7 +64,8 @@ class TensorSite:
     """One TensorProto of the file: what it declares and which byte ranges hold its payload.
 
     ``name`` is the initializer's own name, or the output of the Constant node (role
-    ``constant``); other tensors (attributes, subgraphs, sparse parts) have role ``other``.
+    ``constant``), after ``branch_scope`` for those in branches of If; other tensors (attributes,
+    loop bodies, sparse parts) have role ``other``.
     ``payload`` are the ranges of all payload fields with their tags, neighbours joined;
     ``block`` is the payload field if it is one contiguous block, and ``count`` the number of
     values in typed fields. Nothing here is validated against ``dims``.
@@ -134,17 +136,39 @@ def _tensor_paths(
             yield from _tensor_paths(data, child, field.begin, field.end, (*path, field))
 
 
-def _role(data: Data, path: tuple[Field, ...]) -> tuple[Role, str | None]:
-    """Return the role of the tensor at ``path`` and, for a Constant, its output's name."""
+def _role(data: Data, path: tuple[Field, ...]) -> tuple[Role, str, str | None]:
+    """Return the role of the tensor at ``path``, its scope and, for a Constant, its output."""
     if path[0].number != ModelProto.GRAPH_FIELD_NUMBER:
-        return "other", None
-    if len(path) == 2 and path[1].number == GraphProto.INITIALIZER_FIELD_NUMBER:
-        return "initializer", None
-    if len(path) == 4 and path[1].number == GraphProto.NODE_FIELD_NUMBER:
-        output = _constant_output(data, path[1], path[2], path[3])
+        return "other", "", None
+    scope, rest = "", path[1:]
+    while len(rest) > 3 and rest[2].number == AttributeProto.G_FIELD_NUMBER:
+        branch = _branch(data, rest[0], rest[1])
+        if branch is None:
+            return "other", "", None
+        scope, rest = branch_scope(scope, *branch), rest[3:]
+    if len(rest) == 1 and rest[0].number == GraphProto.INITIALIZER_FIELD_NUMBER:
+        return "initializer", scope, None
+    if len(rest) == 3 and rest[0].number == GraphProto.NODE_FIELD_NUMBER:
+        output = _constant_output(data, rest[0], rest[1], rest[2])
         if output:
-            return "constant", output
-    return "other", None
+            return "constant", scope, output
+    return "other", "", None
+
+
+def _branch(data: Data, node: Field, attribute: Field) -> tuple[str, str] | None:
+    """Return first output and branch name if ``attribute`` is a branch of an ONNX If."""
+    if node.number != GraphProto.NODE_FIELD_NUMBER or not _is_operator(data, node, "If"):
+        return None
+    names = _texts(data, attribute, AttributeProto.NAME_FIELD_NUMBER)
+    outputs = _texts(data, node, NodeProto.OUTPUT_FIELD_NUMBER)
+    return (outputs[0], names[-1]) if outputs and names else None
+
+
+def _is_operator(data: Data, node: Field, op_type: str) -> bool:
+    domain = _texts(data, node, NodeProto.DOMAIN_FIELD_NUMBER)[-1:]
+    return domain in ([], [""], ["ai.onnx"]) and (
+        _texts(data, node, NodeProto.OP_TYPE_FIELD_NUMBER)[-1:] == [op_type]
+    )
 
 
 def _constant_output(data: Data, node: Field, attribute: Field, tensor: Field) -> str | None:
@@ -153,9 +177,7 @@ def _constant_output(data: Data, node: Field, attribute: Field, tensor: Field) -
         return None
     if _texts(data, attribute, AttributeProto.NAME_FIELD_NUMBER)[-1:] != ["value"]:
         return None
-    if _texts(data, node, NodeProto.OP_TYPE_FIELD_NUMBER)[-1:] != ["Constant"]:
-        return None
-    if _texts(data, node, NodeProto.DOMAIN_FIELD_NUMBER)[-1:] not in ([], [""], ["ai.onnx"]):
+    if not _is_operator(data, node, "Constant"):
         return None
     outputs = _texts(data, node, NodeProto.OUTPUT_FIELD_NUMBER)
     return outputs[0] if outputs else None
@@ -187,7 +209,7 @@ def _entry(data: Data, message: Field) -> tuple[str, str]:
 def _site(data: Data, path: tuple[Field, ...]) -> TensorSite:
     """Read the TensorProto at the end of ``path``, all but its payload."""
     *parents, message = path
-    role, name = _role(data, path)
+    role, scope, name = _role(data, path)
     own_name = ""
     data_type = 0
     dims: list[int] = []
@@ -211,7 +233,7 @@ def _site(data: Data, path: tuple[Field, ...]) -> TensorSite:
     is_external = location is not None and _varints(data, location) == [TensorProto.EXTERNAL]
     return TensorSite(
         role=role,
-        name=own_name if name is None else name,
+        name=scope + (own_name if name is None else name),
         message=message,
         parents=tuple(parents),
         data_type=data_type,

@@ -68,11 +68,12 @@ class ExternalRange:
 class Model:
     """An ONNX model on disk, opened without its weights.
 
-    ``proto`` is the ModelProto with every main-graph initializer and Constant whose payload is
-    over 4096 bytes stripped to name, type and dims; smaller ones have their values, also where
-    the file keeps those in external data. ``tensors`` refers to every initializer of the main
-    graph (by name) and every Constant tensor (by its node's output), in file order. The other
-    fields say where things lie in the files; they are for writing.
+    ``proto`` is the ModelProto with every initializer and Constant of the main graph, and of
+    branches of If, whose payload is over 4096 bytes stripped to name, type and dims; smaller ones
+    have their values, also where the file keeps those in external data. ``tensors`` refers to
+    every such initializer (by name) and Constant (by its node's output), in file order; those in
+    branches are named by ``branch_scope``. The other fields say where things lie in the files;
+    they are for writing.
     """
 
     path: Path
@@ -166,7 +167,7 @@ def _not_onnx(path: Path, head: bytes, reason: str) -> InputError:
 
 
 def _main_sites(path: Path, layout: Layout) -> dict[str, TensorSite]:
-    """Return the initializers and Constants of the main graph by name."""
+    """Return the initializers and Constants of the main graph and of If branches by name."""
     sites: dict[str, TensorSite] = {}
     for site in layout.sites:
         if site.role == "other":

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from graphrebase.align import Alignment
 from graphrebase.align.alignment import is_matrix
 from graphrebase.errors import MismatchError, OutputError, VerificationError
-from graphrebase.io import Model, is_float, write_model
+from graphrebase.io import Model, is_float, scoped_graphs, write_model
 from graphrebase.structure import Skip, Structure
 from graphrebase.symmetry import Symmetry, leaves, permute_array, random_permutations
 from graphrebase.symmetry.axes import Axis
@@ -169,24 +169,38 @@ def with_gathers(
     proto: onnx.ModelProto, basis: Basis, moved: Mapping[str, Callable[[], np.ndarray]]
 ) -> onnx.ModelProto:
     """Return a whole model with its weights replaced and a Gather on every skip that needs one."""
-    for tensor in proto.graph.initializer:
-        if tensor.name in moved:
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(moved[tensor.name]()), tensor.name))
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.output[0] in moved:
-            value = numpy_helper.from_array(np.asarray(moved[node.output[0]]()))
-            node.attribute[0].t.CopyFrom(value)
+    graphs = dict(scoped_graphs(proto.graph))
+    for scope, graph in graphs.items():
+        _replace(graph, scope, moved)
     for number, (skip, index) in enumerate(basis.gathers):
-        position = next(i for i, n in enumerate(proto.graph.node) if skip.node in n.output)
-        add = proto.graph.node[position]
+        graph, position = next(
+            (graph, i)
+            for scope, graph in graphs.items()
+            for i, node in enumerate(graph.node)
+            if skip.node in [scope + name for name in node.output]
+        )
+        add = graph.node[position]
         name = f"graphrebase_skip_{number}"
         proto.graph.initializer.append(numpy_helper.from_array(index.astype(np.int64), name))
         gather = helper.make_node(
             "Gather", [add.input[skip.position], name], [f"{name}_output"], name, axis=-1
         )
         add.input[skip.position] = f"{name}_output"
-        proto.graph.node.insert(position, gather)
+        graph.node.insert(position, gather)
     return proto
+
+
+def _replace(
+    graph: onnx.GraphProto, scope: str, moved: Mapping[str, Callable[[], np.ndarray]]
+) -> None:
+    """Replace the values of one graph's initializers and Constants."""
+    stored = {scope + tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and scope + node.output[0] in moved:
+            stored[scope + node.output[0]] = node.attribute[0].t
+    for name, tensor in stored.items():
+        if name in moved:
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(moved[name]()), tensor.name))
 
 
 def _save(proto: onnx.ModelProto, output: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 
 import numpy as np
 
@@ -25,6 +26,10 @@ _SELECTIONS = _INDEX_PASSES | {"Expand", "Gather", "GatherElements", "Slice", "T
 #: Operators that hand a table on row by row.
 _TABLE_PASSES = {"Cast", "DequantizeLinear", "Identity"}
 
+#: How caches are sized, in the order of trying: as declared; with a mask that is as long as past
+#: and present together though it is declared otherwise; with nothing in the cache.
+_CACHES = ("declared", "grown mask", "empty")
+
 Sizes = Mapping[str, int]
 
 
@@ -35,14 +40,17 @@ def synthetic_inputs(
     length: int,
     seed: int,
     vocabulary: int = _VOCABULARY,
+    flag: bool = True,
+    cache: str = "declared",
 ) -> dict[str, np.ndarray]:
     """Return random inputs of the shapes and types that the model declares.
 
     The first dynamic symbol on an axis 0 gets ``batch``, every other one ``length``; a sum of
     symbols ("past_length + length") is added up. Integers: masks are ones, token types zeros,
     positions count up along the last axis, others are uniform below ``vocabulary``. Booleans are
-    true, floats standard normal. Each input has its own stream of random numbers, so that the
-    order of the inputs does not matter.
+    true, those of one element ``flag``, floats standard normal. ``cache`` is one of ``_CACHES``.
+    Each input has its own stream of random numbers, so that the order of the inputs does not
+    matter.
 
     Raises:
         UsageError: a size or the vocabulary is below 1, or an input holds text.
@@ -51,11 +59,20 @@ def synthetic_inputs(
         raise UsageError(
             f"batch {batch}, length {length} and vocabulary {vocabulary} have to be 1 or more"
         )
-    sizes = _symbol_sizes(session, batch, length)
-    return {
-        name: _fill(spec, _shape(spec, sizes), seed, vocabulary)
-        for name, spec in session.inputs.items()
-    }
+    past = _past_symbols(session)
+    sizes = _symbol_sizes(
+        session, batch, length, dict.fromkeys(past, 0) if cache == "empty" else {}
+    )
+    grown = max((sizes[symbol] for symbol in past), default=0) if cache == "grown mask" else 0
+    made = {}
+    for name, spec in session.inputs.items():
+        shape = _shape(spec, sizes)
+        if grown and _is_mask(spec):
+            shape = (shape[0], shape[1] + grown)
+        made[name] = _fill(spec, shape, seed, vocabulary)
+        if _is_flag(spec):
+            made[name][...] = flag
+    return made
 
 
 def table_limit(graph: Graph) -> int:
@@ -88,31 +105,58 @@ def two_sizes(session: Session, graph: Graph, seed: int) -> list[dict[str, np.nd
     Batch 1 with length 6 and batch 3 with length 9, inside the limits of the tables. Some exports
     bake a size in although they declare it dynamic; a set that fails is replaced by other sizes.
     An output without one finite number counts as failed: on it every comparison would succeed.
+    A model with a flag (``use_cache_branch``) gets two sets for each of its values.
 
     Raises:
         VerificationError: the model runs with none of the sizes tried.
     """
-    vocabulary = min(_VOCABULARY, table_limit(graph))
-    short, long = _lengths(length_limit(graph))
+    flags = (True, False) if any(map(_is_flag, session.inputs.values())) else (True,)
     found: list[dict[str, np.ndarray]] = []
-    runs: tuple[int, int] | None = None
-    for offset, size in enumerate(((_BATCHES[0], short), (_BATCHES[1], long))):
-        runs, inputs = _first_running(
-            session, _candidates(size, runs), seed=seed + offset, vocabulary=vocabulary
-        )
-        found.append(inputs)
+    failure: VerificationError | None = None
+    for flag in flags:
+        try:
+            found.extend(_two_running(session, graph, seed, flag))
+        except VerificationError as error:
+            failure = failure or error
+    if not found and failure is not None:
+        raise failure
     return found
 
 
+def _two_running(
+    session: Session, graph: Graph, seed: int, flag: bool
+) -> Iterator[dict[str, np.ndarray]]:
+    vocabulary = min(_VOCABULARY, table_limit(graph))
+    short, long = _lengths(length_limit(graph))
+    runs: tuple[int, int] | None = None
+    for offset, size in enumerate(((_BATCHES[0], short), (_BATCHES[1], long))):
+        runs, inputs = _first_running(
+            session, _candidates(size, runs), seed=seed + offset, vocabulary=vocabulary, flag=flag
+        )
+        yield inputs
+
+
 def _first_running(
-    session: Session, sizes: Iterable[tuple[int, int]], *, seed: int, vocabulary: int
+    session: Session,
+    sizes: Iterable[tuple[int, int]],
+    *,
+    seed: int,
+    vocabulary: int,
+    flag: bool,
 ) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
     """Return the first sizes that run, and their inputs; the first failure is the one raised."""
     failure: VerificationError | None = None
     tried: set[tuple[tuple[int, ...], ...]] = set()
-    for batch, length in sizes:
+    caches = _CACHES if _past_symbols(session) else _CACHES[:1]
+    for (batch, length), cache in product(sizes, caches):
         inputs = synthetic_inputs(
-            session, batch=batch, length=length, seed=seed, vocabulary=vocabulary
+            session,
+            batch=batch,
+            length=length,
+            seed=seed,
+            vocabulary=vocabulary,
+            flag=flag,
+            cache=cache,
         )
         shapes = tuple(array.shape for array in inputs.values())
         if shapes in tried:
@@ -159,11 +203,31 @@ def _check_finite(outputs: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _symbol_sizes(session: Session, batch: int, length: int) -> Sizes:
+def _is_flag(spec: InputSpec) -> bool:
+    return spec.dtype.kind == "b" and spec.shape in ((), (1,))
+
+
+def _is_mask(spec: InputSpec) -> bool:
+    return len(spec.shape) == 2 and isinstance(spec.shape[1], str) and "mask" in spec.name.lower()
+
+
+def _past_symbols(session: Session) -> set[str]:
+    """Return the symbols that only caches have: lengths of float inputs of rank 4 and more."""
+    inside: set[str] = set()
+    outside: set[str] = set()
+    for spec in session.inputs.values():
+        is_cache = spec.dtype.kind not in "biuO" and len(spec.shape) >= 4
+        symbols = {d for d in spec.shape[1:] if isinstance(d, str)}
+        (inside if is_cache else outside).update(symbols)
+    return inside - outside
+
+
+def _symbol_sizes(session: Session, batch: int, length: int, given: Sizes) -> Sizes:
     shapes = [spec.shape for spec in session.inputs.values()]
     leading = [shape[0] for shape in shapes if shape and isinstance(shape[0], str)]
     sizes = {d: length for shape in shapes for d in shape if isinstance(d, str)}
     sizes.update({symbol: batch for symbol in leading[:1]})
+    sizes.update(given)
     for symbol in sizes:
         terms = [term.strip() for term in symbol.split("+")]
         if len(terms) > 1 and all(re.fullmatch(r"\w+", term) for term in terms):

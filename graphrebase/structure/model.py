@@ -10,6 +10,7 @@ import numpy as np
 from graphrebase.align import Space
 from graphrebase.errors import UsageError
 from graphrebase.graph import Graph, ShapeTable, build_graph, infer_shapes
+from graphrebase.graph.branches import paths
 from graphrebase.graph.dequantized import float_view
 from graphrebase.graph.pattern import Match, NearMiss, Scene
 from graphrebase.io import Model
@@ -48,7 +49,7 @@ class Structure:
 
     Attributes:
         model: the file.
-        graph: its view.
+        graph: its view, along one branch of every If.
         float_graph: the float graph that a quantised one stands for, else ``graph`` itself.
         symmetry: groups with every residual connection intact: what the graph itself allows.
         blocks: attention layers and MLPs in the order of the residual stream.
@@ -97,6 +98,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
+    whole: Graph
     source: Graph
     graph: Graph
     shapes: ShapeTable
@@ -124,19 +126,21 @@ def find_structure(
     """
     if residual not in RESIDUAL_MODES:
         raise UsageError(f"unknown residual mode '{residual}'", hint="use per-point or shared")
-    parts = _find_parts(model)
+    ways = _find_parts(model)
+    parts = ways[0]
     free = tuple(free)
-    intact = find_symmetry(parts.source, parts.shapes, free=free)
+    intact = find_symmetry(parts.whole, parts.shapes, free=free)
     cut = intact
     if residual == "per-point":
         edges = {
             (b.residual.node.index, b.residual.skip)
-            for b in parts.blocks
+            for way in ways
+            for b in way.blocks
             if b.residual and b.residual.node.stored(b.residual.skip)
         }
-        cut = find_symmetry(parts.source, parts.shapes, free=free, cuts=edges, latent=intact.latent)
+        cut = find_symmetry(parts.whole, parts.shapes, free=free, cuts=edges, latent=intact.latent)
     table = SpaceTable(cut)
-    skips = _residual_spaces(parts, table, residual)
+    skips = [skip for way in ways for skip in _residual_spaces(way, table, residual)]
     found = _collect_roles(parts, table)
     return Structure(
         model=model,
@@ -157,9 +161,14 @@ def find_structure(
     )
 
 
-def _find_parts(model: Model) -> _Parts:
-    source = build_graph(model)
-    shapes = infer_shapes(source)
+def _find_parts(model: Model) -> list[_Parts]:
+    """Return the parts of a model, along every path through its branches (see ``paths``)."""
+    whole = build_graph(model)
+    shapes = infer_shapes(whole)
+    return [_parts_of(whole, source, shapes) for source in paths(whole)]
+
+
+def _parts_of(whole: Graph, source: Graph, shapes: ShapeTable) -> _Parts:
     graph = float_view(source)
     linears = [*find_linears(graph, shapes), *find_expert_linears(graph, shapes)]
     linears.sort(key=lambda linear: linear.node.index)
@@ -177,7 +186,16 @@ def _find_parts(model: Model) -> _Parts:
     norms = [m for m in matches if m.kind == "norm"]
     norms.sort(key=lambda m: (_tower(feeds[m.parts["output"]], keys), m.node.index))
     return _Parts(
-        source, graph, shapes, linears, tuple(ordered), towers, keys, tuple(norms), (*missed, *lost)
+        whole=whole,
+        source=source,
+        graph=graph,
+        shapes=shapes,
+        linears=linears,
+        blocks=tuple(ordered),
+        towers=towers,
+        tower_inputs=keys,
+        norms=tuple(norms),
+        near_misses=(*missed, *lost),
     )
 
 
@@ -275,6 +293,9 @@ def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
             found.extend(_roles.embedding_roles(table, graph, sources, node))
     claimed = {role.view.tensor for role in found}
     found.extend(_roles.other_roles(table, graph, claimed))
+    if parts.whole is not parts.source:  # what only the other branches read
+        claimed = {role.view.tensor for role in found}
+        found.extend(_roles.other_roles(table, float_view(parts.whole), claimed))
     return _unique(found)
 
 

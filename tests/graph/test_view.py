@@ -6,10 +6,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from graph_models import graph_of, save, weight
+from graph_models import graph_of, ints, save, weight
 from onnx import TensorProto, helper
 
 from graphrebase.errors import InputError
+from graphrebase.graph import Graph
 from graphrebase.symmetry import find_symmetry
 
 
@@ -55,33 +56,87 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     assert [n.op_type for n in graph_of(path).nodes] == ["Relu"]
 
 
-@pytest.mark.parametrize("captured", [True, False])
-def test_a_weight_captured_by_a_branch_is_frozen(captured: bool, tmp_path: Path) -> None:
-    """If bodies read outer initializers without listing them as inputs of the node."""
+def branched(tmp_path: Path, rights: tuple[str, str]) -> Graph:
+    """Return x -> h -> If(h @ w or h @ v) -> z, where both branches call their value the same."""
 
-    def branch(name: str) -> onnx.GraphProto:
-        right = "w" if captured else "v"
-        node = helper.make_node("MatMul", ["h", right], [name])
-        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        return helper.make_graph([node], name, [], [value])
+    def branch(right: str) -> onnx.GraphProto:
+        node = helper.make_node("MatMul", ["h", right], ["out"])
+        value = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+        return helper.make_graph([node], "branch", [], [value])
 
+    then, otherwise = map(branch, rights)
     nodes = [
         helper.make_node("MatMul", ["x", "u"], ["h"]),
         helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
         helper.make_node("Cast", ["total"], ["flag"], to=TensorProto.BOOL),
-        helper.make_node("If", ["flag"], ["z"], then_branch=branch("t"), else_branch=branch("e")),
+        helper.make_node("If", ["flag"], ["z"], then_branch=then, else_branch=otherwise),
+    ]
+    weights = {"u": weight(3, 5), "w": weight(5, 4), "v": weight(5, 4, seed=1)}
+    return graph_of(save(tmp_path, nodes, {"x": ["B", 3]}, ["z"], weights))
+
+
+@pytest.mark.parametrize("rights", [("w", "v"), ("w", "w")])
+def test_both_branches_are_written_out(rights: tuple[str, str], tmp_path: Path) -> None:
+    graph = branched(tmp_path, rights)
+    *_, then, otherwise, merge = graph.nodes
+    assert merge.inputs == ("flag", "z.then_branch::out", "z.else_branch::out")
+    assert (then.inputs, otherwise.inputs) == (("h", rights[0]), ("h", rights[1]))
+    (group,) = find_symmetry(graph).groups
+    assert {(m.tensor, m.axis) for m in group.members} == {("u", 1), *((r, 0) for r in rights)}
+
+
+def test_a_branch_that_is_never_taken_is_no_part_of_the_function(tmp_path: Path) -> None:
+    """Where a size decides, exporters squeeze in one branch what has another size in the other."""
+
+    def branch(op_type: str, inputs: list[str]) -> onnx.GraphProto:
+        node = helper.make_node(op_type, inputs, ["out"])
+        value = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+        return helper.make_graph([node], "branch", [], [value])
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "u"], ["h"]),
+        helper.make_node("Shape", ["h"], ["shape"], start=1),
+        helper.make_node("Equal", ["shape", "one"], ["flag"]),
+        helper.make_node(
+            "If",
+            ["flag"],
+            ["z"],
+            then_branch=branch("Squeeze", ["h", "one"]),
+            else_branch=branch("Relu", ["h"]),
+        ),
+        helper.make_node("MatMul", ["z", "w"], ["y"]),
+    ]
+    weights = {"u": weight(3, 5), "w": weight(5, 4), "one": ints(1)}
+    graph = graph_of(save(tmp_path, nodes, {"x": ["B", 3]}, ["y"], weights))
+    assert [n.op_type for n in graph.nodes if n.op_type in ("Squeeze", "If", "Relu")] == ["Relu"]
+    (group,) = find_symmetry(graph).groups
+    assert {(m.tensor, m.axis) for m in group.members} == {("u", 1), ("w", 0)}
+
+
+def test_a_weight_captured_by_a_loop_is_frozen(tmp_path: Path) -> None:
+    """Loop bodies read outer initializers without listing them as inputs of the node."""
+    ends = [
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("s", TensorProto.FLOAT, None),
+    ]
+    results = [
+        helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("t", TensorProto.FLOAT, None),
+    ]
+    inside = [
+        helper.make_node("Identity", ["go"], ["on"]),
+        helper.make_node("MatMul", ["s", "w"], ["t"]),
+    ]
+    body = helper.make_graph(inside, "body", ends, results)
+    nodes = [
+        helper.make_node("MatMul", ["x", "u"], ["h"]),
+        helper.make_node("Loop", ["times", "", "h"], ["z"], body=body),
         helper.make_node("MatMul", ["x", "a"], ["k"]),
         helper.make_node("MatMul", ["k", "w"], ["y"]),
     ]
-    weights = {
-        "u": weight(3, 5),
-        "w": weight(5, 4),
-        "v": weight(5, 4, seed=1),
-        "a": weight(3, 5, seed=2),
-    }
+    weights = {"u": weight(3, 5), "w": weight(5, 5), "a": weight(3, 5, seed=2), "times": ints(2)}
     graph = graph_of(save(tmp_path, nodes, {"x": ["B", 3]}, ["z", "y"], weights))
-    (node,) = [n for n in graph.nodes if n.op_type == "If"]
-    assert "h" in node.captured and ("w" in node.captured) is captured
-    moved = {m.tensor for g in find_symmetry(graph).groups for m in g.members}
-    assert ("w" in moved) is not captured
-    assert "u" not in moved
+    (node,) = [n for n in graph.nodes if n.op_type == "Loop"]
+    assert node.captured == ("w",)
+    assert not find_symmetry(graph).groups

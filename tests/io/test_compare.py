@@ -26,6 +26,11 @@ def half_bias(model: ModelProto) -> None:
     bias.CopyFrom(numpy_helper.from_array(np.zeros(64, np.float16), "bias"))
 
 
+def loop(model: ModelProto) -> ModelProto:
+    model.graph.node[4].op_type = "Loop"
+    return model
+
+
 def inner_weights(model: ModelProto) -> None:
     inner = model.graph.node[4].attribute[0].g.initializer[0]
     inner.raw_data = bytes(8000)
@@ -40,7 +45,6 @@ def swap_nodes(model: ModelProto) -> None:
 CHANGES: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "dims": (shorter_bias, "model.graph.initializer[bias].dims"),
     "dtype": (half_bias, "model.graph.initializer[bias].data_type"),
-    "subgraph weights": (inner_weights, "raw_data"),
     "node order": (swap_nodes, "model.graph.node: the order differs"),
     "node gone": (lambda m: m.graph.node.pop(), "only in the first (If node)"),
     "node more": (
@@ -101,11 +105,29 @@ def test_weights_and_provenance_are_not_reported(
     assert structure_difference(read_model(first_path), second) == []
 
 
-def test_external_subgraph_weights_are_compared(save: Save, make_model: Make) -> None:
+@pytest.mark.parametrize("external", ["none", "one"])
+def test_weights_in_a_branch_are_weights(external: str, save: Save, make_model: Make) -> None:
     proto = make_model()
     inner_weights(proto)
-    first = read_model(save(external="one"))
-    same = read_model(save(external="many", folder="same"))
+    first = read_model(save(external=external))
+    second = read_model(save(proto, external=external, folder="changed"))
+    assert structure_difference(first, second) == []
+
+
+def test_weights_in_a_loop_body_are_compared(save: Save, make_model: Make) -> None:
+    proto = loop(make_model())
+    inner_weights(proto)
+    first = read_model(save(loop(make_model())))
+    second = read_model(save(proto, folder="changed"))
+    (line,) = structure_difference(first, second)
+    assert "raw_data" in line
+
+
+def test_external_weights_in_a_loop_body_are_compared(save: Save, make_model: Make) -> None:
+    proto = loop(make_model())
+    inner_weights(proto)
+    first = read_model(save(loop(make_model()), external="one"))
+    same = read_model(save(loop(make_model()), external="many", folder="same"))
     second = read_model(save(proto, external="one", folder="changed"))
     assert structure_difference(first, same) == []
     assert structure_difference(first, second) == ["external data of 'inner': the bytes differ"]

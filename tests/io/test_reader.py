@@ -34,7 +34,9 @@ def weights_of(model: ModelProto) -> dict[str, np.ndarray]:
 def test_every_tensor_is_referred_to(external: str, save: Save, make_model: Make) -> None:
     model = read_model(save(external=external))
     expected = weights_of(make_model())
-    assert list(model.tensors) == ["table", "weight", "bias"] or external != "none"
+    branches = {f"z.{way}_branch::inner": np.arange(2000) for way in ("else", "then")}
+    expected |= branches
+    assert list(model.tensors) == ["table", *branches, "weight", "bias"] or external != "none"
     assert model.tensors.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(model.tensors[name].load(), array)
@@ -57,14 +59,27 @@ def test_proto_is_the_file_but_for_payloads(save: Save) -> None:
     expected = onnx.load(path)
     expected.graph.initializer[0].ClearField("raw_data")
     expected.graph.node[2].attribute[0].t.ClearField("raw_data")
+    for attribute in expected.graph.node[4].attribute:
+        attribute.g.initializer[0].ClearField("raw_data")
     assert read_model(path).proto == expected
 
 
-def test_subgraph_initializers_stay_and_are_not_listed(save: Save) -> None:
+def test_initializers_of_branches_are_listed_by_scope(save: Save) -> None:
     model = read_model(save())
+    for attribute in model.proto.graph.node[4].attribute:
+        assert not attribute.g.initializer[0].raw_data
+        inner = model.tensors[f"z.{attribute.name}::inner"].load()
+        np.testing.assert_array_equal(inner, np.arange(2000))
+    assert "inner" not in model.tensors
+
+
+def test_initializers_of_loop_bodies_stay_and_are_not_listed(save: Save, make_model: Make) -> None:
+    proto = make_model()
+    proto.graph.node[4].op_type = "Loop"
+    model = read_model(save(proto))
     branch = model.proto.graph.node[4].attribute[0].g
     assert len(branch.initializer[0].raw_data) == 8000
-    assert "inner" not in model.tensors
+    assert not any("inner" in name for name in model.tensors)
 
 
 def test_custom_operator_called_constant_is_left_alone(save: Save, make_model: Make) -> None:

@@ -3,6 +3,7 @@
 from graphrebase.symmetry.rules import (
     attention,
     contraction,
+    control,
     convolution,
     elementwise,
     gather,
@@ -14,6 +15,7 @@ from graphrebase.symmetry.rules import (
 __all__ = [
     "attention",
     "contraction",
+    "control",
     "convolution",
     "elementwise",
     "gather",
