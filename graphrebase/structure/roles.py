@@ -157,12 +157,23 @@ def _inner(
     members = form.members if isinstance(form, Fibre) else ()
     apart = {m.root for m in members if isinstance(m.form, Leaf)}
     if len(members) != kv or len(apart) != kv or head is None:
-        for part in leaves(axis):
-            if part.length > 1:
-                table.partial.setdefault(part.root, (name, kind))
+        for part in _own(axis, members):
+            table.partial.setdefault(part.root, (name, kind))
         return None
     space = Space(name, kind, axis.length, over=head, count=kv)  # type: ignore[arg-type]
     return table.add(space, members)
+
+
+def _own(axis: Axis, members: Sequence[Axis]) -> Iterable[Axis]:
+    """Return the free axes that belong to this axis, not to a table that all heads share.
+
+    Rotary pairs in a table of sines may change places together with the table, in all layers.
+    """
+    if isinstance(axis.form, Leaf):
+        return [axis]
+    inside = [set(leaves(member)) for member in members]
+    shared = set.intersection(*inside) if len(inside) > 1 else set()
+    return [part for part in leaves(axis) if part.length > 1 and part not in shared]
 
 
 def attention_roles(table: SpaceTable, layer: Attention, index: int) -> Iterable[Role]:

@@ -20,6 +20,7 @@ from graphrebase.symmetry.axes import (
     Frozen,
     Leaf,
     children,
+    copies,
     fibre,
     frozen,
     leaf,
@@ -351,7 +352,7 @@ def _input_axes(node: Node, position: int, state: _State) -> Axes | None:
 
 def _of_this_use(axis: Axis) -> Axis:
     """Return a fresh axis where the indices hold equal values: one use says nothing of another."""
-    return leaf(axis.length, copies=True) if axis.form == Leaf(copies=True) else axis
+    return copies(axis.size) if axis.form == Leaf(copies=True) else axis
 
 
 def _constant_axes(name: str, state: _State, use: Use | None = None) -> Axes:
