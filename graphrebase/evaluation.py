@@ -157,7 +157,7 @@ def evaluate_sweep(
         plan.append(("B fine-tuned", None, bound))
     rows = []
     inputs = {name: array[:EVIDENCE_SAMPLES] for name, array in found.task.inputs.items()}
-    with goal_of(prepared.candidate) as goal:
+    with goal_of(prepared.candidate, vocabularies=prepared.case.vocabularies) as goal:
         for number, (name, alpha, source) in enumerate(plan):
             progress("measuring", number, len(plan))
             path = source if isinstance(source, Path) else None

@@ -22,6 +22,14 @@ Intra = Annotated[
     str,
     typer.Option("--intra", help="split ((Q, K) and (V, O) apart) or paper (one for all four)."),
 ]
+VocabMap = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocab-map",
+        help="npz of two vectors: row a[i] of the base's token table means what row b[i] of the "
+        "target's means.",
+    ),
+]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 
 
@@ -62,6 +70,7 @@ def rebase(
         Path | None,
         typer.Option("--keep-data", help="npz of inputs of the target's own domain (fit)."),
     ] = None,
+    vocab_map: VocabMap = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -81,7 +90,9 @@ def rebase(
         )
     if output is None and not dry_run:
         raise UsageError("no output file given", hint="add -o OUT.onnx, or --dry-run")
-    settings = Settings(method, alpha, residual, intra, template, device, seed, probes, keep_data)
+    settings = Settings(
+        method, alpha, residual, intra, template, device, seed, probes, keep_data, vocab_map
+    )
     extra = [p for p in (report, save_alignment) if p]
     _check_outputs(extra, force, [base, finetuned, target], also=output)
     with shown() as progress:
@@ -247,6 +258,7 @@ def evaluate(
             "nothing is fitted on it.",
         ),
     ] = None,
+    vocab_map: VocabMap = None,
     device: Device = "auto",
     seed: Seed = 0,
     json: Json = False,
@@ -275,7 +287,17 @@ def evaluate(
             result = evaluate_sweep(
                 Release(base, finetuned, target, target_finetuned),
                 data,
-                Settings(method, 1.0, residual, intra, template, device, seed, probes),
+                Settings(
+                    method,
+                    1.0,
+                    residual,
+                    intra,
+                    template,
+                    device,
+                    seed,
+                    probes,
+                    vocab_map=vocab_map,
+                ),
                 alphas=_numbers(alphas),
                 others=models or (),
                 keep_data=keep_data,

@@ -23,6 +23,7 @@ from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
 from graphrebase.runtime import Session, generate, probe_kind
 from graphrebase.runtime.probes import SECONDS
+from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
 
 LOG = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def fit_models(
     probing: Probing,
     progress: Progress = silent,
     names: Mapping[str, str] | None = None,
+    vocabularies: Vocabularies | None = None,
 ) -> tuple[FittedMove, Details]:
     """Return the changes of B with the maps they rest on, and how well these fit.
 
@@ -66,6 +68,7 @@ def fit_models(
         structures: of base, finetuned and target.
         probing: the inputs.
         names: A's roles by B's, where the two differ in size.
+        vocabularies: of A and B, where they differ.
         progress: told about every step.
 
     Raises:
@@ -75,7 +78,7 @@ def fit_models(
     one, other = (base, target) if names is None else (target, base)
     body = build_body(one, other, names=names)
     models: dict[Role, Structure] = {"base": base, "finetuned": finetuned, "target": target}
-    runs = Runs(body, models, probing.task, probing.keep)
+    runs = Runs(body, models, probing.task, probing.keep, vocabularies=vocabularies)
     layers = sum(isinstance(layer, MlpLayer) for t in body.towers for layer in t.layers)
     watched = Watched(runs, runs.batches, layers, progress)
 
@@ -155,7 +158,9 @@ def _find_probes(
     progress(f"generating probes, {SECONDS:.0f} s allowed", 0, 0)
     notes: list[str] = []
     began = time.perf_counter()
-    made = generate(base, finetuned, target, graph, seed=seed, note=notes.append)
+    made = generate(
+        base, finetuned, target, graph, structures["target"].graph, seed=seed, note=notes.append
+    )
     seconds, note = time.perf_counter() - began, "; ".join(notes)
     LOG.info("probes: %s, in %.0f s", note, seconds)
     if task is None and made.kind == "image":

@@ -14,14 +14,16 @@ from graphrebase.io import check_target, read_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.ends import find_counterparts
 from graphrebase.rebase.fitting import ProbeSource, Probing
-from graphrebase.rebase.given import Given, least_probes, read_given, samples
+from graphrebase.rebase.given import Arrays, Given, least_probes, read_given, samples
 from graphrebase.rebase.graft import Holder, graft_head, new_heads
 from graphrebase.rebase.pairing import check_architecture, check_family, pair, same_sizes
 from graphrebase.rebase.plan import make_plan
+from graphrebase.rebase.rows import Matched, match_rows
 from graphrebase.rebase.settings import Settings
 from graphrebase.rebase.task import Case, Task, find_task, fitted_again, naive_task
 from graphrebase.rebase.trial import Candidate, judge
 from graphrebase.runtime.verdict import Tally, Verdict, conclude, unverified
+from graphrebase.runtime.vocabulary import read_token_map
 from graphrebase.structure import Structure, find_structure
 
 CHEAP = 2e9
@@ -93,8 +95,12 @@ def prepare(
         residual = str(stored.options.get("residual", residual))
     structures = {name: find_structure(model, residual=residual) for name, model in models.items()}
     check_architecture(structures["base"], structures["finetuned"], ("base", "fine-tuned"))
+    matched = _matched(structures, settings)
+    structures = dict(matched.structures)
     names = _names(structures)
-    holder = _holder(structures, settings, residual, output, resized=names is not None)
+    reason = "size" if names is not None else "the lengths of their tables"
+    differs = reason if names is not None or matched.changed else ""
+    holder = _holder(structures, settings, residual, output, differs)
     given = read_given(
         settings.probes,
         settings.keep_data,
@@ -111,6 +117,7 @@ def prepare(
         ProbeSource(structures, given, settings.seed, progress),
         progress,
         names,
+        matched.vocabularies,
     )
     task = find_task(case, stored)
     prepared = Prepared(case, task, _candidate(task, case), unverified(""), given)
@@ -121,14 +128,27 @@ def _names(structures: Mapping[str, Structure]) -> dict[str, str] | None:
     """Return A's roles by B's where the two differ in size; None where they do not.
 
     Raises:
-        MismatchError: they are not even of one family.
+        MismatchError: they have one size, but not one architecture.
     """
     base, target = structures["base"], structures["target"]
     if same_sizes(base, target):
         check_architecture(base, target, ("base", "target"))
         return None
-    check_family(base, target, ("base", "target"))
     return find_counterparts(target, base)
+
+
+def _matched(structures: Mapping[str, Structure], settings: Settings) -> Matched:
+    """Return the structures, A's tables as long as B's.
+
+    Raises:
+        MismatchError: the models are not of one family, or their vocabularies do not fit.
+        InputError: the vocabulary map cannot be used.
+    """
+    base, target = structures["base"], structures["target"]
+    if not same_sizes(base, target):
+        check_family(base, target, ("base", "target"))
+    path = settings.vocab_map
+    return match_rows(structures, None if path is None else read_token_map(path))
 
 
 def _holder(
@@ -136,17 +156,16 @@ def _holder(
     settings: Settings,
     residual: str,
     output: Path | None,
-    *,
-    resized: bool,
+    differs: str,
 ) -> Holder:
-    """Return whose graph the output has."""
+    """Return whose graph the output has; A and B may differ in something that only B's can have."""
     template = settings.template
     if template == "auto":
-        template = "target" if resized else "finetuned"
-    if resized and template == "finetuned":
+        template = "target" if differs else "finetuned"
+    if differs and template == "finetuned":
         raise MismatchError(
-            "base and target differ in size, so the output cannot have the fine-tuned model's "
-            "graph",
+            f"base and target differ in {differs}, so the output cannot have the fine-tuned "
+            "model's graph",
             hint="use --template target, or leave it to auto",
         )
     finetuned, target = structures["finetuned"], structures["target"]
@@ -181,7 +200,11 @@ def _judged(prepared: Prepared, output: Path | None) -> Prepared:
     rivals = {} if naive is None else {"naive": naive}
     try:
         found = judge(
-            {method: prepared.candidate, **rivals}, held, beside=output, progress=case.progress
+            {method: prepared.candidate, **rivals},
+            held,
+            beside=output,
+            progress=case.progress,
+            vocabularies=case.vocabularies,
         )
     except UsageError as error:
         return replace(prepared, verdict=unverified(error.message))
@@ -191,7 +214,11 @@ def _judged(prepared: Prepared, output: Path | None) -> Prepared:
         part = given.held_out(fold)
         assert part is not None
         more = judge(
-            {method: other.candidate, **rivals}, part, beside=output, progress=case.progress
+            {method: other.candidate, **rivals},
+            part,
+            beside=output,
+            progress=case.progress,
+            vocabularies=case.vocabularies,
         )
         found = {name: tally + more[name] for name, tally in found.items()}
     own, rival = found[method], found.get("naive")
@@ -201,6 +228,18 @@ def _judged(prepared: Prepared, output: Path | None) -> Prepared:
     if again:
         prepared = replace(_fitted_on(prepared, case.probes.whole()), refitted=True)
     return replace(prepared, verdict=verdict)
+
+
+def _judge(
+    case: Case, candidates: Mapping[str, Candidate], probes: Arrays, output: Path | None
+) -> dict[str, Tally]:
+    return judge(
+        candidates,
+        probes,
+        beside=output,
+        progress=case.progress,
+        vocabularies=case.vocabularies,
+    )
 
 
 def _fitted_on(prepared: Prepared, probing: Probing) -> Prepared:

@@ -19,6 +19,7 @@ from graphrebase.align.body import Body, FloatArray, MlpLayer
 from graphrebase.errors import InputError, MismatchError
 from graphrebase.rebase.ends import find_streams
 from graphrebase.runtime import Session, cast_inputs, exposed, synthetic_inputs
+from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Mlp, Structure
 from graphrebase.structure.wiring import norm_facts, origin
 
@@ -58,6 +59,7 @@ class Runs:
         probes: Arrays,
         keep: Arrays | None,
         *,
+        vocabularies: Vocabularies | None = None,
         batch: int = BATCH,
     ) -> None:
         """Open a session per model.
@@ -65,8 +67,9 @@ class Runs:
         Args:
             body: what the models have in common.
             models: structures of base, finetuned and target.
-            probes: one array per input, axis 0 the samples.
-            keep: the same, of B's own domain; None for none.
+            probes: inputs of A_ft, one array per input, axis 0 the samples.
+            keep: inputs of B, of its own domain; None for none.
+            vocabularies: of A and B, where they differ.
             batch: samples per run.
         """
         self._models = models
@@ -78,10 +81,20 @@ class Runs:
         target = self._sessions["target"]
         self._layers = _layers(body, models["target"])
         self._batch = _fixed_batch(target) or batch
-        self._data = {False: complete(target, probes), True: complete(target, keep or {})}
-        if not self._data[False]:
+        self._vocabularies = vocabularies
+        self._data: dict[bool, dict[Role, dict[str, np.ndarray]]] = {}
+        self._known: dict[bool, np.ndarray | None] = {}
+        for kept, arrays in ((False, probes), (True, keep or {})):
+            old, new, self._known[kept] = _in_both(arrays, vocabularies, new=kept)
+            self._data[kept] = {
+                role: complete(session, new if role == "target" else old)
+                for role, session in self._sessions.items()
+            }
+        if not self._data[False]["target"]:
             raise InputError("there are no probes", hint="give at least one sample per input")
-        self._layouts = {k: self._find_layout(body, k) for k, data in self._data.items() if data}
+        self._layouts = {
+            k: self._find_layout(body, k) for k, x in self._data.items() if x["target"]
+        }
         self._token = _head_token(models["finetuned"])
         self._folder = tempfile.TemporaryDirectory(prefix="graphrebase-")
         mlps = [(n, x) for n, t in enumerate(body.towers) for x in t.layers]
@@ -91,13 +104,10 @@ class Runs:
     def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
         """Yield the residual stream at every point, (tokens, D), per mini-batch."""
         session = self._sessions[model]
-        for inputs, _ in self._batches(kept):
+        for inputs, _ in self._batches(kept, model):
             values = session.run(_fitting(session, inputs))
             found = {name: _rows(array) for name, array in values.items()}
-            yield {
-                point: sum((share * found[value] for value, share in parts.items()), np.zeros(1))
-                for point, parts in self._mixtures[model].items()
-            }
+            yield {point: _mixed(found, parts) for point, parts in self._mixtures[model].items()}
 
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
@@ -141,21 +151,29 @@ class Runs:
             yield np.flatnonzero(found)
 
     def logits(self, model: Role) -> FloatArray | None:
-        """Return the logits of the first mini-batch."""
+        """Return the logits of the first mini-batch; None if B has classes that A lacks."""
         session = Session(self._models[model].model.path)
-        inputs, valid = next(self._batches(False))
+        inputs, valid = next(self._batches(False, model))
         name = "logits" if "logits" in session.outputs else session.outputs[0]
         found = session.run(_fitting(session, inputs), outputs=[name])[name]
         if found.ndim < 2 or found.dtype.kind != "f":
             return None
+        if self._vocabularies is not None:
+            if not self._vocabularies.whole:
+                return None
+            if model != "target":
+                found = self._vocabularies.in_new_columns(found)
         return _rows(found if self._layouts[False].sequence_first else found[:valid])
 
     def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
         """Yield the weight of every token: 0 for padding, less for what no head reads."""
-        for inputs, valid in self._batches(kept):
+        known = self._known[kept]
+        for number, (inputs, valid) in enumerate(self._batches(kept)):
             layout = self._layouts[kept]
             table = np.zeros((layout.samples, layout.tokens))
             table[:valid] = 1.0
+            if known is not None and known.shape[1] == layout.tokens:
+                table[:valid] *= known[number * self._batch :][:valid]
             for name, array in inputs.items():
                 if "mask" in name and array.shape == table.shape:
                     table *= array != 0
@@ -172,17 +190,20 @@ class Runs:
     @property
     def batches(self) -> dict[bool, int]:
         """Return the number of mini-batches of the probes (False) and the keep probes (True)."""
-        counts = {k: min((len(a) for a in x.values()), default=0) for k, x in self._data.items()}
-        return {kept: -(-count // self._batch) for kept, count in counts.items()}
+        return {kept: -(-self._count(kept) // self._batch) for kept in self._data}
+
+    def _count(self, kept: bool) -> int:
+        return min((len(array) for array in self._data[kept]["target"].values()), default=0)
 
     @property
     def _partial(self) -> bool:
         return _fixed_batch(self._sessions["target"]) is None
 
-    def _batches(self, kept: bool) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    def _batches(
+        self, kept: bool, model: Role = "target"
+    ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
         """Yield inputs and the number of samples that count (fixed batches are filled up)."""
-        data = self._data[kept]
-        count = min((len(a) for a in data.values()), default=0)
+        data, count = self._data[kept][model], self._count(kept)
         for start in range(0, count, self._batch):
             rows = np.arange(start, min(start + self._batch, count))
             valid = len(rows)
@@ -192,9 +213,9 @@ class Runs:
 
     def _find_layout(self, body: Body, kept: bool) -> Layout:
         point = body.towers[0].points[0]
-        inputs, valid = next(self._batches(kept))
         shapes = {}
         for role, session in self._sessions.items():
+            inputs, valid = next(self._batches(kept, role))
             found = session.run(_fitting(session, inputs))
             shapes[role] = found[next(iter(self._mixtures[role][point]))].shape
             if role == "target":
@@ -208,6 +229,36 @@ class Runs:
         tokens = int(np.prod(shape[:-1])) // samples
         first = len(shape) == 3 and shape[0] != samples and shape[1] == samples
         return Layout(self._batch if valid == self._batch else samples, tokens, first)
+
+
+def _in_both(
+    arrays: Arrays, vocabularies: Vocabularies | None, *, new: bool
+) -> tuple[Arrays, Arrays, np.ndarray | None]:
+    """Return inputs in A's vocabulary and in B's, and which tokens both have.
+
+    Args:
+        arrays: the inputs.
+        vocabularies: of A and B; None if they are the same.
+        new: whether the inputs are in B's.
+    """
+    if vocabularies is None:
+        return arrays, arrays, None
+    if new:
+        old, known = vocabularies.to_old(arrays)
+        return old, arrays, known
+    other, known = vocabularies.to_new(arrays)
+    return arrays, other, known
+
+
+def _mixed(found: Mapping[str, FloatArray], parts: Mapping[str, float]) -> FloatArray:
+    """Return a weighted mean of values."""
+    (first, share), *rest = parts.items()
+    if not rest:
+        return found[first]
+    total = share * found[first]
+    for value, part in rest:
+        total = total + part * found[value]
+    return total
 
 
 def _rows(array: np.ndarray) -> FloatArray:

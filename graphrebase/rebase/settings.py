@@ -24,6 +24,7 @@ class Settings:
     seed: int = 0
     probes: Path | None = None
     keep_data: Path | None = None
+    vocab_map: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the choices."""

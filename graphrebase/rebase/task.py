@@ -35,6 +35,7 @@ from graphrebase.rebase.pairing import (
 from graphrebase.rebase.plan import TaskVector
 from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.settings import Settings
+from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure, find_structure
 
 ROTATED_SCORE = 0.9
@@ -146,6 +147,7 @@ class Case:
         probes: finds inputs, if a method wants any.
         progress: told about every step of long work.
         names: A's roles by B's, where the two differ in size; else None.
+        vocabularies: of A and B, where they differ; else None.
     """
 
     structures: Mapping[str, Structure]
@@ -157,6 +159,7 @@ class Case:
     probes: ProbeSource
     progress: Progress = silent
     names: Mapping[str, str] | None = None
+    vocabularies: Vocabularies | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +315,7 @@ def _fit(case: Case, choice: _Choice, probing: Probing) -> Task:
     if case.settings.residual == "shared":
         raise UsageError("fit needs a map per residual point", hint="use --residual per-point")
     structures = case.structures
-    move, details = fit_models(structures, probing, case.progress, case.names)
+    move, details = fit_models(structures, probing, case.progress, case.names, case.vocabularies)
     found = Alignment(
         move.folded.alignment.maps,
         "fit",

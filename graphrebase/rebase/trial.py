@@ -17,6 +17,7 @@ from graphrebase.rebase.plan import CARRIED, Entry, TaskVector, replacements
 from graphrebase.rebase.runs import complete
 from graphrebase.runtime import Session
 from graphrebase.runtime.verdict import Goal, Tally, measure
+from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
 
 Arrays = Mapping[str, np.ndarray]
@@ -86,6 +87,7 @@ def judge(
     *,
     beside: Path | None = None,
     progress: Progress = silent,
+    vocabularies: Vocabularies | None = None,
 ) -> dict[str, Tally]:
     """Return what every candidate of one task lacks, on real inputs that none has seen.
 
@@ -94,6 +96,7 @@ def judge(
         probes: the inputs, axis 0 the samples.
         beside: a file in whose folder there is room for a model.
         progress: told about every step.
+        vocabularies: of A and B, where they differ; the probes are in A's.
 
     Raises:
         UsageError: onnxruntime is not installed.
@@ -101,7 +104,7 @@ def judge(
         VerificationError: a model does not run on the probes.
     """
     found = {}
-    with goal_of(next(iter(candidates.values())), beside) as goal:
+    with goal_of(next(iter(candidates.values())), beside, vocabularies) as goal:
         for number, (name, candidate) in enumerate(candidates.items()):
             progress("judging on held-out probes", number, len(candidates))
             with candidate.running(beside) as session:
@@ -110,15 +113,18 @@ def judge(
 
 
 @contextmanager
-def goal_of(candidate: Candidate, beside: Path | None = None) -> Iterator[Goal]:
+def goal_of(
+    candidate: Candidate, beside: Path | None = None, vocabularies: Vocabularies | None = None
+) -> Iterator[Goal]:
     """Open the models that say what is wanted of a result."""
     vector = candidate.vector
     finetuned = Session(vector.finetuned.model.path)
     if candidate.new_head:
         with candidate.untouched().running(beside) as reference:
-            yield Goal(finetuned, reference)
+            yield Goal(finetuned, reference, vocabularies=vocabularies)
         return
-    yield Goal(finetuned, Session(vector.target.model.path), Session(vector.base.model.path))
+    reference, base = (Session(s.model.path) for s in (vector.target, vector.base))
+    yield Goal(finetuned, reference, base, vocabularies)
 
 
 def completed(goal: Goal, candidate: Session, probes: Arrays) -> Arrays:

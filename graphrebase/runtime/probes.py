@@ -58,6 +58,7 @@ def generate(
     finetuned: Session,
     target: Session,
     graph: Graph,
+    target_graph: Graph | None = None,
     *,
     seed: int = 0,
     seconds: float = SECONDS,
@@ -70,6 +71,7 @@ def generate(
         finetuned: A_ft.
         target: B.
         graph: A_ft's graph, for the sizes of its tables.
+        target_graph: B's graph, where its tables may have other sizes.
         seed: of everything random.
         seconds: time it may take, roughly.
         note: told what is generated.
@@ -79,8 +81,8 @@ def generate(
     kind = probe_kind(finetuned, graph, seed=seed)
     if kind == "text" and tokens is not None:
         task, keep = (
-            sample(m, tokens, graph, rng, seconds=seconds / 2, note=note)
-            for m in (finetuned, target)
+            sample(m, tokens, own, rng, seconds=seconds / 2, note=note)
+            for m, own in ((finetuned, graph), (target, target_graph or graph))
         )
         return Probes(task, keep, "text")
     if kind == "image" and image is not None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from graphrebase.runtime.batches import fixed_batch, predict
 from graphrebase.runtime.session import Session
+from graphrebase.runtime.vocabulary import Vocabularies
 
 LEVELS = ((0.7, "worth deploying"), (0.5, "usable"), (0.3, "weak"), (-np.inf, "do not use"))
 """What a score from which on means."""
@@ -72,11 +73,14 @@ class Goal:
         finetuned: A_ft.
         reference: B; with a head that neither base has, B with the moved head.
         base: A; None with a head that neither base has.
+        vocabularies: of A and B, where they differ; probes are in A's, and only what both have
+            is scored.
     """
 
     finetuned: Session
     reference: Session
     base: Session | None = None
+    vocabularies: Vocabularies | None = None
 
 
 @dataclass(slots=True)
@@ -172,10 +176,15 @@ def _count(
     goal: Goal, candidate: Session, probes: Arrays, start: int, stop: int, size: int
 ) -> Tally:
     """Return the sums over a mini-batch."""
+    both = goal.vocabularies
+    translated, known = (probes, None) if both is None else both.to_new(probes)
 
     def scores(session: Session) -> np.ndarray | None:
-        inputs = {name: probes[name] for name in session.inputs if name in probes}
-        return class_scores(session, predict(session, inputs, start, stop, size))
+        is_new = session in (goal.reference, candidate)
+        arrays = translated if is_new else probes
+        inputs = {name: arrays[name] for name in session.inputs if name in arrays}
+        found = class_scores(session, predict(session, inputs, start, stop, size))
+        return found if found is None or both is None else both.common(found, new=is_new)
 
     tuned, reference, new = (scores(s) for s in (goal.finetuned, goal.reference, candidate))
     base = reference if goal.base is None else scores(goal.base)
@@ -184,6 +193,8 @@ def _count(
     if len({x.shape for x in (tuned, reference, new, base)}) > 1:
         return Tally(fault="the models' outputs have different shapes")
     rows = _counted(probes, start, stop, tuned.shape[:-1])
+    if known is not None and known[start:stop].shape == rows.shape:
+        rows &= known[start:stop]
     # without a base, the reference stands in for it and cancels out: p = softmax(A_ft)
     log_p = _log_softmax((reference + tuned - base)[rows])
     agreed = float((log_p.argmax(-1) == tuned[rows].argmax(-1)).sum())

@@ -23,6 +23,27 @@ _STRUCTURAL = {
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Rows of a table in the places that they have in another model's.
+
+    Attributes:
+        rows: indices of the rows.
+        places: their indices in the other table, in the same order.
+        count: rows of the other table; those without a partner are zero.
+    """
+
+    rows: np.ndarray
+    places: np.ndarray
+    count: int
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Return the table as long as the other one."""
+        placed = np.zeros((self.count, *array.shape[1:]), array.dtype)
+        placed[self.places] = array[self.rows]
+        return placed
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Where a role lives in a model.
 
@@ -38,6 +59,7 @@ class View:
         flat: stored flat index of every element, for weights that are cut and turned in the
             graph; then ``matrix``, ``rows`` and ``columns`` apply to the picked array.
         shape: canonical shape.
+        placement: where its rows lie in another model's table; such a view is only read.
     """
 
     tensor: str
@@ -47,6 +69,7 @@ class View:
     columns: np.ndarray | None = None
     flat: np.ndarray | None = None
     shape: tuple[int, ...] = ()
+    placement: Placement | None = None
 
     @property
     def whole(self) -> bool:
@@ -63,6 +86,8 @@ class View:
             array = array[self.rows]
         if self.columns is not None:
             array = array[:, self.columns]
+        if self.placement is not None:
+            return self.placement.apply(array).reshape(self.shape)
         return array.reshape(self.shape)
 
     def write(self, stored: np.ndarray, canonical: np.ndarray) -> None:
@@ -102,6 +127,10 @@ class View:
             columns=self.rows,
             shape=self.shape[::-1],
         )
+
+    def placed_at(self, placement: Placement) -> View:
+        """Return this view of a table, or of a vector, with its rows in other places."""
+        return replace(self, shape=(placement.count, *self.shape[1:]), placement=placement)
 
     def shaped(self, shape: Sequence[int]) -> View:
         """Return this view with another canonical shape."""
