@@ -19,13 +19,14 @@ def fused_matmul_activation(call: Call) -> None:
 
 
 def _product(call: Call, out: str) -> str:
-    left = _turned(call, 0, "A")
-    right = _turned(call, 1, "B")
+    """Scale an operand that is computed, so that a bias still follows the product directly."""
+    operands = [_turned(call, 0, "A"), _turned(call, 1, "B")]
     alpha = call.attribute("alpha", 1.0)
-    if alpha == 1:
-        return call.emit("MatMul", left, right, out=out)
-    product = call.emit("MatMul", left, right)
-    return call.emit("Mul", product, call.scalar(alpha, call.input(0)), out=out)
+    if alpha != 1:
+        chosen = 0 if call.input(0) in call.producers else 1
+        scalar = call.scalar(alpha, call.input(0))
+        operands[chosen] = call.emit("Mul", operands[chosen], scalar)
+    return call.emit("MatMul", *operands, out=out)
 
 
 def _turned(call: Call, position: int, letter: str) -> str:
