@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from graphrebase.errors import InputError
 from graphrebase.io import Model
 from graphrebase.io.graft import needed
+from graphrebase.runtime.opened import opened
 from graphrebase.runtime.session import Session
 
 LIMIT = 2**31 - 1
@@ -32,7 +33,7 @@ def exposed(
 
     Args:
         model: the model.
-        values: names of values of its main graph.
+        values: names of values of its main graph, or of values inside its fused operators.
         weights: new values of some of its constants, by name.
         given: values of the main graph that become inputs, and their types; what leads to them
             is not loaded.
@@ -44,7 +45,7 @@ def exposed(
     unknown = sorted(set(weights) - set(model.tensors))
     if unknown:
         raise InputError(f"the model has no constant '{unknown[0]}'")
-    whole = model.proto.graph
+    whole = opened(model, set(values), set(given))
     chosen, names = needed(whole, values, set(given))
     nodes = [whole.node[place] for place in sorted(chosen)]
     names.update(name for node in nodes for name in node.output)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from structure import fused_models
 from zoo_fixture import zoo_model
 
 from graphrebase.errors import InputError
@@ -11,7 +14,7 @@ from graphrebase.io import read_model
 from graphrebase.runtime import Session, exposed
 from graphrebase.runtime.images import pool
 from graphrebase.runtime.probes import spread
-from graphrebase.structure import find_structure
+from graphrebase.structure import Mlp, find_structure
 
 
 def test_a_value_inside_becomes_the_output() -> None:
@@ -32,6 +35,24 @@ def test_a_value_inside_becomes_the_output() -> None:
     np.testing.assert_allclose(changed.run(inputs)[whole.outputs[0]], logits + 1, atol=1e-5)
     with pytest.raises(InputError):
         exposed(structure.model, list(whole.outputs), {"nothing": bias})
+
+
+def test_values_inside_fused_operators_are_exposed(tmp_path: Path) -> None:
+    found, inputs = {}, {"ids": np.arange(12, dtype=np.int32).reshape(2, 6)}
+    for form in ("written out", "Attention"):
+        structure = find_structure(read_model(fused_models.save(tmp_path / f"{form}.onnx", form)))
+        streams = [b.residual.node.outputs[0] for b in structure.blocks if b.residual]
+        biased = [b.up.output for b in structure.blocks if isinstance(b, Mlp)]
+        first, *rest = streams
+        values = exposed(structure.model, [*streams, *biased]).run(inputs)
+        again = exposed(structure.model, rest, given={first: np.dtype(np.float32)})
+        assert list(again.inputs) == [first]
+        later = again.run({first: values[first]})
+        for name in rest:
+            np.testing.assert_allclose(later[name], values[name], atol=1e-5)
+        found[form] = list(values.values())
+    for plain, fused in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(plain, fused, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 40, 24)])

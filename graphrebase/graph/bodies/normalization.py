@@ -12,26 +12,34 @@ _CONTRACTIONS = frozenset(
 _PASSES = frozenset({"Cast", "Dropout", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _LIMIT = 6
 
+#: What onnxruntime adds to the variance where a call does not say.
+_EPSILON = 1e-12
+
 
 @body("SkipLayerNormalization")
 def skip_layer_norm(call: Call) -> None:
     """LayerNormalization of input + skip + bias; output 3 is the sum."""
     total = _skip_sum(call, call.optional(4))
-    _layer_norm(call, total, call.input(2), call.optional(3))
+    outputs = [call.output(0)]
+    if call.wants(1) or call.wants(2):
+        outputs += [call.output(1), call.output(2)]
+    _layer_norm(call, total, call.input(2), call.optional(3), outputs)
 
 
 @body("SkipSimplifiedLayerNormalization")
 def skip_rms_norm(call: Call) -> None:
     """RMSNormalization of input + skip + bias; output 3 is the sum."""
     total = _skip_sum(call, call.optional(3))
-    call.emit("RMSNormalization", total, call.input(2), out=call.output(0), axis=-1)
+    epsilon = call.attribute("epsilon", _EPSILON)
+    inputs = total, call.input(2)
+    call.emit("RMSNormalization", *inputs, out=call.output(0), axis=-1, epsilon=epsilon)
 
 
 @body("SimplifiedLayerNormalization", domain="")
 def rms_norm(call: Call) -> None:
     """RMSNormalization under the name that onnxruntime gave it before opset 23."""
-    axis = call.attribute("axis", -1)
-    call.emit("RMSNormalization", call.input(0), call.input(1), out=call.output(0), axis=axis)
+    kept = {name: call.attribute(name) for name in ("axis", "epsilon")}
+    call.emit("RMSNormalization", call.input(0), call.input(1), out=call.output(0), **kept)
 
 
 @body("EmbedLayerNormalization")
@@ -51,9 +59,7 @@ def embed_layer_norm(call: Call) -> None:
     else:
         segments = call.emit("Gather", call.input(4), call.input(1), axis=0)
         call.emit("Add", call.emit("Add", words, segments), places, out=total)
-    call.emit(
-        "LayerNormalization", total, call.input(5), call.input(6), out=call.output(0), axis=-1
-    )
+    _layer_norm(call, total, call.input(5), call.input(6), [call.output(0)])
 
 
 def _places(call: Call) -> str:
@@ -92,9 +98,7 @@ def _is_contracted(call: Call, value: str) -> bool:
     return False
 
 
-def _layer_norm(call: Call, value: str, gain: str, bias: str) -> None:
-    outputs = [call.output(0)]
-    if call.wants(1) or call.wants(2):
-        outputs += [call.output(1), call.output(2)]
+def _layer_norm(call: Call, value: str, gain: str, bias: str, outputs: list[str]) -> None:
     inputs = [value, gain, bias] if bias else [value, gain]
-    call.emit_many("LayerNormalization", inputs, outputs, axis=-1)
+    epsilon = call.attribute("epsilon", _EPSILON)
+    call.emit_many("LayerNormalization", inputs, outputs, axis=-1, epsilon=epsilon)
