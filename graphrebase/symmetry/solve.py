@@ -16,16 +16,14 @@ from graphrebase.symmetry import rules as _rules
 from graphrebase.symmetry.axes import (
     UNIT,
     Axis,
-    Fibre,
-    Frozen,
     Leaf,
-    children,
     copies,
     fibre,
     frozen,
     leaf,
     leaves,
 )
+from graphrebase.symmetry.groups import FrozenAxis, Group, find_frozen, find_groups
 from graphrebase.symmetry.initial import fresh_axes, initial_axes, value_axes
 from graphrebase.symmetry.pointers import Pointers
 from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, Rule, unfollowed
@@ -47,51 +45,6 @@ Use = tuple[int, int]
 
 #: One axis of a graph output: (output name, axis).
 OutputAxis = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One axis of one constant that moves with a group. Several leaves may lie on it."""
-
-    tensor: str
-    axis: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
-    """A set of indices that may be permuted together without changing the function.
-
-    A group inside each head has one leaf per head (``count``), all of the same ``size``.
-
-    Attributes:
-        leaves: the free axes; one, or one per index of ``over``.
-        over: the axis (a head axis) whose index selects the leaf, or None.
-        members: every (constant, axis) that must move together.
-    """
-
-    leaves: tuple[Axis, ...]
-    over: Axis | None
-    members: tuple[Member, ...]
-
-    @property
-    def size(self) -> int:
-        """Return the number of interchangeable indices."""
-        return self.leaves[0].length
-
-    @property
-    def count(self) -> int:
-        """Return how many independent permutations the group has."""
-        return len(self.leaves)
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenAxis:
-    """An axis of a constant, or a part of it, that must keep its order."""
-
-    tensor: str
-    axis: int
-    size: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +146,8 @@ def find_symmetry(
         uses=state.uses,
         constants=state.constants,
         uniform=state.uniform,
-        groups=tuple(_groups(state)),
-        frozen=tuple(_frozen_axes(state)),
+        groups=tuple(find_groups(state.constants, state.solver)),
+        frozen=tuple(find_frozen({n: a for n, a in state.constants.items() if state.may_move(n)})),
         unknown_operators=state.unknown,
         latent=frozenset(found),
         quantized=numbers,
@@ -446,66 +399,3 @@ def _close_all(state: _State) -> None:
 
 def _with_static(tensors: Iterable[Axes]) -> list[Axes]:
     return [axes for axes in tensors if any(is_static(a.size) and a.size != UNIT for a in axes)]
-
-
-def _placed(
-    solver: Solver, axis: Axis, path: tuple[str, ...], over: Axis | None
-) -> Iterable[tuple[Axis, tuple[str, ...], Axis | None]]:
-    """Yield every free axis with its place; the members of one fibre share a place."""
-    for offset, factor in enumerate(solver.factors(axis)):
-        form, here = factor.form, (*path, str(offset))
-        if isinstance(form, Leaf):
-            yield factor.root, here, over
-        elif isinstance(form, Fibre):
-            outer = form.over.root if any(x.length > 1 for x in leaves(form.over)) else None
-            for index, member in enumerate(form.members):
-                step = f"[{index}]" if outer is None else "[]"
-                inner = outer if outer is not None else over
-                yield from _placed(solver, member, (*here, step), inner)
-        else:
-            for index, part in enumerate(children(form)):
-                yield from _placed(solver, part, (*here, f"+{index}"), over)
-
-
-def _groups(state: _State) -> Iterable[Group]:
-    places: dict[Axis, set[tuple[str, int, tuple[str, ...]]]] = {}
-    overs: dict[Axis, Axis] = {}
-    for name, axes in state.constants.items():
-        for position, axis in enumerate(axes):
-            for root, path, over in _placed(state.solver, axis, (), None):
-                if root.length > 1:
-                    places.setdefault(root, set()).add((name, position, path))
-                    if over is not None:
-                        overs[root] = over
-    families: dict[object, list[Axis]] = {}
-    for root, where in places.items():
-        over = overs.get(root)
-        key = root if over is None else (over.root, root.length, frozenset(where))
-        families.setdefault(key, []).append(root)
-    for roots in families.values():
-        members = {Member(name, position) for name, position, _ in places[roots[0]]}
-        over = overs.get(roots[0])
-        yield Group(
-            leaves=tuple(roots),
-            over=None if over is None else over.root,
-            members=tuple(sorted(members, key=lambda m: (m.tensor, m.axis))),
-        )
-
-
-def _frozen_axes(state: _State) -> Iterable[FrozenAxis]:
-    for name, axes in state.constants.items():
-        if not state.may_move(name):
-            continue
-        for position, axis in enumerate(axes):
-            reasons = dict.fromkeys(_reasons(axis))
-            for reason in reasons:
-                if reason != "size 1":
-                    yield FrozenAxis(name, position, axis.length, reason)
-
-
-def _reasons(axis: Axis) -> Iterable[str]:
-    form = axis.form
-    if isinstance(form, Frozen):
-        yield form.reason
-    for inner in children(form):
-        yield from _reasons(inner)

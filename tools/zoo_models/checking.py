@@ -18,7 +18,7 @@ from graphrebase.io import read_model, write_model
 from graphrebase.rebase.basis import Basis, leave_one_out, random_basis
 from graphrebase.runtime import Session, equivalent, model_tolerance
 from graphrebase.structure import Structure, find_structure, summary
-from graphrebase.symmetry.solve import Group
+from graphrebase.symmetry import Group
 from zoo_models.entry import ZooEntry
 from zoo_models.nominal import Nominal
 
