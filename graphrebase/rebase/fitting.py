@@ -17,7 +17,7 @@ from graphrebase.align.recipe import FitOptions, Models
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.folded import FittedMove, folded_move
-from graphrebase.rebase.given import Given
+from graphrebase.rebase.given import ENOUGH, Given, samples
 from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
@@ -42,6 +42,7 @@ class Probing:
         options: how to fit on them.
         kind: ``text``, ``image`` or ``other``, where any were generated; else empty.
         generated: which of ``task`` and ``keep`` were generated.
+        beside: generated sequences that ``task`` holds beside the given ones; None for none.
         note: how that was done.
         seconds: time that it took.
     """
@@ -51,8 +52,13 @@ class Probing:
     options: FitOptions
     kind: str = ""
     generated: frozenset[str] = frozenset()
+    beside: Arrays | None = None
     note: str = ""
     seconds: float = 0.0
+
+    def on(self, task: Arrays | None) -> Probing:
+        """Return the same on other given inputs of the task; on the same where there are none."""
+        return self if task is None else replace(self, task=_joined(task, self.beside))
 
 
 def fit_models(
@@ -137,19 +143,24 @@ class ProbeSource:
 
     def without(self, fold: int) -> Probing:
         """Return probes without another part than the first."""
-        return replace(self.get(), task=self.given.fitted(fold) or self.get().task)
+        return self.get().on(self.given.fitted(fold))
 
     def whole(self) -> Probing:
         """Return probes with those that were held out."""
-        return replace(self.get(), task=self.given.probes or self.get().task)
+        return self.get().on(self.given.probes)
 
 
 def _find_probes(
     structures: Mapping[str, Structure], given: Given, seed: int, progress: Progress
 ) -> Probing:
-    """Return given probes and keep probes, or generated ones, and options that suit them."""
+    """Return given probes and keep probes, or generated ones, and options that suit them.
+
+    A few given sequences do better with generated ones beside them (measured on causal models: .51
+    of the gain in place of .42 with 16 sequences, no worse with 64); images do not mix.
+    """
     options, task, keep = FitOptions(), given.fitted(), given.keep
-    if task is not None and keep is not None:
+    few = task is not None and samples(task) < ENOUGH and _tokens_per_sample(task)
+    if task is not None and keep is not None and not few:
         return Probing(task, keep, options)
     base, finetuned, target = (
         Session(structures[n].model.path) for n in ("base", "finetuned", "target")
@@ -159,16 +170,40 @@ def _find_probes(
     notes: list[str] = []
     began = time.perf_counter()
     made = generate(
-        base, finetuned, target, graph, structures["target"].graph, seed=seed, note=notes.append
-    )
+        base, finetuned, target, graph, structures["target"].graph,
+        seed=seed, length=few or None, note=notes.append,
+    )  # fmt: skip
     seconds, note = time.perf_counter() - began, "; ".join(notes)
     LOG.info("probes: %s, in %.0f s", note, seconds)
     if task is None and made.kind == "image":
         options = replace(options, keep=GENERATED_IMAGE_KEEP)
     generated = frozenset(n for n, x in (("task", task), ("keep", keep)) if x is None)
-    return Probing(
-        task or made.task, keep or made.keep, options, made.kind, generated, note, seconds
+    beside = made.task if few and made.kind == "text" else None
+    if beside is not None:
+        note = f"{note}, beside the given ones"
+    found = Probing(
+        made.task, keep or made.keep, options, made.kind, generated, beside, note, seconds
     )
+    return found.on(task)
+
+
+def _tokens_per_sample(inputs: Arrays) -> int:
+    """Return the number of tokens of a sample; 0 where inputs are not tokens."""
+    tokens = [x for x in inputs.values() if x.dtype.kind in "iu" and x.ndim == 2]
+    return tokens[0].shape[1] if len(tokens) == len(inputs) and tokens else 0
+
+
+def _joined(task: Arrays, beside: Arrays | None) -> Arrays:
+    """Return given inputs with generated ones after them, where these fit."""
+    if beside is None or any(
+        name not in beside or beside[name].shape[1:] != array.shape[1:]
+        for name, array in task.items()
+    ):
+        return task
+    return {
+        name: np.concatenate([array, beside[name].astype(array.dtype)])
+        for name, array in task.items()
+    }
 
 
 def can_probe(finetuned: Structure) -> bool:

@@ -18,7 +18,7 @@ from graphrebase.runtime.images import pool
 from graphrebase.runtime.session import Session
 from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit
 
-SEQUENCES = 40
+SEQUENCES = 120
 LENGTH = 64
 POOL = 3000
 SELECTED = 500
@@ -62,6 +62,7 @@ def generate(
     *,
     seed: int = 0,
     seconds: float = SECONDS,
+    length: int | None = None,
     note: Note = lambda _: None,
 ) -> Probes:
     """Return probes and keep probes for three models of one signature.
@@ -74,6 +75,7 @@ def generate(
         target_graph: B's graph, where its tables may have other sizes.
         seed: of everything random.
         seconds: time it may take, roughly.
+        length: tokens of a sequence, where the caller has a preference.
         note: told what is generated.
     """
     rng = np.random.default_rng(seed)
@@ -81,7 +83,7 @@ def generate(
     kind = probe_kind(finetuned, graph, seed=seed)
     if kind == "text" and tokens is not None:
         task, keep = (
-            sample(m, tokens, own, rng, seconds=seconds / 2, note=note)
+            sample(m, tokens, own, rng, seconds=seconds / 2, length=length, note=note)
             for m, own in ((finetuned, graph), (target, target_graph or graph))
         )
         return Probes(task, keep, "text")
@@ -147,10 +149,11 @@ def sample(
     rng: np.random.Generator,
     *,
     seconds: float,
+    length: int | None = None,
     note: Note,
 ) -> Arrays:
     """Return sequences drawn from a language model, with masks and positions, ready to run."""
-    vocabulary, length = table_limit(graph), _length(session, graph)
+    vocabulary, length = table_limit(graph), length or _length(session, graph)
     batch = session.inputs[tokens].shape[0]
     count = batch if isinstance(batch, int) else SEQUENCES
     start = synthetic_inputs(session, batch=count, length=length, seed=0, vocabulary=vocabulary)
