@@ -42,14 +42,12 @@ class Form:
         operands: its inputs in order.
         result: input positions of scale and zero point of the output.
         bias: input position of a vector that is added to the result's last axis, -1 for none.
-        domain: domain of the float operator.
     """
 
     op_type: str
     operands: tuple[Operand, ...]
     result: tuple[int, ...] = ()
     bias: int = -1
-    domain: str = ""
 
 
 def _binary(op_type: str) -> Form:
@@ -79,25 +77,13 @@ FORMS: Mapping[tuple[str, str], Form] = {
     (_MS, "QLinearReduceMean"): _unary("ReduceMean"),
     (_MS, "QLinearGlobalAveragePool"): _unary("GlobalAveragePool"),
     (_MS, "QLinearWhere"): Form("Where", (Operand(0), Operand(1, 2, 3), Operand(4, 5, 6)), (7, 8)),
-    (_MS, "QAttention"): Form(
-        "Attention",
-        (Operand(0, 3, 6), Operand(1, 4, 7, -1), Operand(2), Operand(5), Operand(8)),
-        domain=_MS,
-    ),
-    (_MS, "QEmbedLayerNormalization"): Form(
-        "EmbedLayerNormalization",
-        (
-            Operand(0),
-            Operand(1),
-            *(Operand(2 + k, 8 + k, 13 + k) for k in range(5)),
-            Operand(7),
-        ),
-        domain=_MS,
-    ),
 }
 
 #: Operators that turn numbers into quantised ones, or back, and keep every axis.
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+#: From this accuracy level on MatMulNBits rounds its input to 8 bits.
+_INTEGER_ACCURACY = 4
 
 #: Operators with rules of their own: input positions of their numbers, scales and zero points.
 _OWN: Mapping[tuple[str, str], tuple[int, int, int]] = {
@@ -140,12 +126,28 @@ def float_node(node: Node, form: Form) -> Node:
     inputs = [node.input(operand.position) for operand in form.operands]
     while inputs and not inputs[-1]:
         inputs.pop()
-    return replace(node, op_type=form.op_type, domain=form.domain, inputs=tuple(inputs))
+    return replace(node, op_type=form.op_type, domain="", inputs=tuple(inputs))
 
 
 def is_conversion(node: Node) -> bool:
     """Tell whether a node quantises or dequantises a tensor."""
     return node.op_type in CONVERSIONS and node.domain in ("", _MS)
+
+
+def rounds_activations(graph: onnx.GraphProto) -> bool:
+    """Tell whether a graph, or a graph inside it, computes with activations of 8 bits."""
+    for node in graph.node:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        key = (domain, node.op_type)
+        if key in FORMS or node.op_type in CONVERSIONS or node.op_type == "QLinearConcat":
+            return True
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level" and attribute.i >= _INTEGER_ACCURACY:
+                return True
+            bodies = (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
+            if any(rounds_activations(body) for body in bodies):
+                return True
+    return False
 
 
 def quantized_constants(graph: Graph) -> frozenset[str]:

@@ -272,7 +272,28 @@ def _infer(node: Node, known: Probe) -> None:
 def _standard(
     node: Node, inputs: Sequence[Typed | None], data: Mapping[int, np.ndarray], opset: int
 ) -> list[Typed | None]:
-    """Infer with the operator's own inference function in onnx."""
+    """Infer with the operator's own inference function in onnx.
+
+    Exporters use bfloat16 in operator sets that do not allow it yet: then it is taken for float32.
+    """
+    found = _by_schema(node, inputs, data, opset)
+    narrow = [typed is not None and typed[0] == TensorProto.BFLOAT16 for typed in inputs]
+    if any(result is not None for result in found) or not any(narrow):
+        return found
+    wide = [
+        (TensorProto.FLOAT, typed[1]) if typed and is_narrow else typed
+        for typed, is_narrow in zip(inputs, narrow, strict=True)
+    ]
+    rest = {i: value for i, value in data.items() if not narrow[i]}
+    return [
+        (TensorProto.BFLOAT16, typed[1]) if typed and typed[0] == TensorProto.FLOAT else typed
+        for typed in _by_schema(node, wide, rest, opset)
+    ]
+
+
+def _by_schema(
+    node: Node, inputs: Sequence[Typed | None], data: Mapping[int, np.ndarray], opset: int
+) -> list[Typed | None]:
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
         proto = onnx.NodeProto()

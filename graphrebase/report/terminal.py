@@ -180,10 +180,18 @@ def permute_tables(data: Data) -> list[RenderableType]:
         ("groups permuted", groups),
         ("initializers changed", data["initializers_changed"]),
         ("nodes added", data["gathers_added"]),
-        ("largest error", f"{data['max_abs_error']:.2e}"),
-        ("of the output scale", f"{data['relative_error']:.2e} ({data['tolerance']:.0e} allowed)"),
-        ("written", data["output"]),
     ]
+    if data["checked"]:
+        share = f"{data['relative_error']:.2e} ({data['tolerance']:.0e} allowed)"
+        facts += [("largest error", f"{data['max_abs_error']:.2e}"), ("of the output scale", share)]
+    if data["check_note"]:
+        facts.append(("check" if data["checked"] else "UNVERIFIED", data["check_note"]))
+    if data["not_seen"]:
+        kinds = ", ".join(data["not_seen"])
+        facts.append(
+            ("not seen", f"{kinds}: no output depends on their order (a saturated scale?)")
+        )
+    facts.append(("written", data["output"]))
     items: list[RenderableType] = [_facts(f"permuted ({data['origin']})", facts)]
     for name, moved in data["interface"].items():
         for entry in moved:

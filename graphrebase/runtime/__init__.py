@@ -13,7 +13,7 @@ from graphrebase.runtime.labels import Labelled, read_labelled
 from graphrebase.runtime.metrics import METRICS
 from graphrebase.runtime.probes import Probes, generate, probe_kind
 from graphrebase.runtime.scores import Scores, evaluate
-from graphrebase.runtime.session import InputSpec, Session
+from graphrebase.runtime.session import InputSpec, NoKernelError, Session
 from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit, two_sizes
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Comparison",
     "InputSpec",
     "Labelled",
+    "NoKernelError",
     "Probes",
     "Scores",
     "Session",

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from graphrebase.errors import MismatchError, UsageError
+from graphrebase.graph.quantized import rounds_activations
 from graphrebase.io import Model
 from graphrebase.runtime.session import Session
 
@@ -19,6 +20,7 @@ _TOLERANCES: Mapping[str, float] = MappingProxyType(
     {"float64": 1e-4, "float32": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
 )
 _NARROW = 3e-2  # float8, float4
+_ROUNDED = 5e-2  # activations in 8 bits: a sum in another order may round to the next integer
 _MASKED = 0.25  # share of the largest number from which a value is a mask, not a score
 _SMALLEST_SCALE = 1e-6  # an output that is zero throughout has no scale of its own
 
@@ -111,9 +113,11 @@ def tolerance(dtypes: Iterable[np.dtype[Any]]) -> float:
 def model_tolerance(model: Model) -> float:
     """Return the tolerance for a model, from the types of its float tensors.
 
-    Scalars do not count: a lone float16 constant says nothing about the weights.
+    Scalars do not count: a lone float16 constant says nothing about the weights. Quantised
+    activations allow for a few of them rounded the other way.
     """
-    return tolerance(ref.dtype for ref in model.tensors.values() if ref.shape)
+    found = tolerance(ref.dtype for ref in model.tensors.values() if ref.shape)
+    return max(found, _ROUNDED) if rounds_activations(model.proto.graph) else found
 
 
 def _worst(found: Sequence[Comparison]) -> Comparison:

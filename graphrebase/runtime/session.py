@@ -14,6 +14,7 @@ import numpy as np
 from onnx import helper
 
 from graphrebase.errors import InputError, UsageError, VerificationError
+from graphrebase.runtime.widened import widened
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _MESSAGE_LENGTH = 300
@@ -49,8 +50,14 @@ class InputSpec:
     shape: tuple[int | str, ...]
 
 
+class NoKernelError(InputError):
+    """The model is sound, but onnxruntime cannot run one of its operators on the CPU."""
+
+
 class Session:
     """A model loaded on the CPU.
+
+    A bfloat16 model that onnxruntime has no kernels for runs as float32, inputs and outputs too.
 
     Args:
         model: an ONNX file, with its external data beside it, or a serialized model.
@@ -59,15 +66,17 @@ class Session:
     Attributes:
         inputs: the declared inputs by name, in graph order.
         outputs: the output names, in graph order.
+        widened: whether it runs as float32.
 
     Raises:
         UsageError: onnxruntime is not installed, or ``threads`` is below 1.
+        NoKernelError: onnxruntime has no kernel for an operator.
         InputError: the file is missing, or onnxruntime refuses the model.
     """
 
     def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
         self._where = str(model) if isinstance(model, Path) else None
-        self._session = _open(model, threads)
+        self._session, self.widened = _open_as_it_can(model, threads)
         specs = [_spec(value, self._where) for value in self._session.get_inputs()]
         self.inputs: Mapping[str, InputSpec] = {spec.name: spec for spec in specs}
         self.outputs: tuple[str, ...] = tuple(v.name for v in self._session.get_outputs())
@@ -137,6 +146,17 @@ class Session:
         return [_from_value(value) for value in found]
 
 
+def _open_as_it_can(model: Path | bytes, threads: int) -> tuple[Any, bool]:
+    """Return a session, and whether the model had to be widened to float32 for it."""
+    try:
+        return _open(model, threads), False
+    except InputError:
+        wider = widened(model)
+        if wider is None:
+            raise
+        return _open(wider, threads), True
+
+
 def _open(model: Path | bytes, threads: int) -> Any:
     if threads < 1:
         raise UsageError(f"threads is {threads}", hint="use 1 or more")
@@ -158,11 +178,19 @@ def _open(model: Path | bytes, threads: int) -> Any:
             str(model) if isinstance(model, Path) else model, options, providers=_PROVIDERS
         )
     except Exception as error:  # onnxruntime's errors share no base class
-        raise InputError(
+        lacking = _lacks_kernel(error)
+        raise (NoKernelError if lacking else InputError)(
             f"onnxruntime refuses the model: {_shorten(error)}",
             where=str(model) if isinstance(model, Path) else None,
-            hint="check it with onnx.checker; operators without a CPU kernel are refused too",
+            hint="this onnxruntime cannot run one of its operators on the CPU"
+            if lacking
+            else "check it with onnx.checker",
         ) from error
+
+
+def _lacks_kernel(error: Exception) -> bool:
+    """Tell whether onnxruntime misses an operator, not whether the model is broken."""
+    return type(error).__name__ == "NotImplemented" or "not a registered function/op" in str(error)
 
 
 def _spec(value: Any, where: str | None) -> InputSpec:

@@ -13,6 +13,7 @@ from graphrebase.graph.bodies import (
     normalization,
     packed,
     position,
+    quantization,
 )
 from graphrebase.graph.bodies.table import BODIES, Call, CannotExpand
 
@@ -27,4 +28,5 @@ __all__ = [
     "normalization",
     "packed",
     "position",
+    "quantization",
 ]

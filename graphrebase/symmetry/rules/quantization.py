@@ -89,7 +89,7 @@ def as_float(context: Context) -> Sequence[Axes | None]:
     """Follow the float operator that this one stands for; scales run along its operands."""
     form = form_of(context.node)
     assert form is not None
-    inner = RULES.get((form.domain, form.op_type))
+    inner = RULES.get(("", form.op_type))
     if inner is None:
         raise CannotFollow(f"operator {form.op_type} has no rule")
     _check_form(context, form)
