@@ -19,12 +19,14 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]
 from onnxruntime.quantization.matmul_nbits_quantizer import (  # type: ignore[import-untyped]
     MatMulNBitsQuantizer,
 )
+from onnxruntime.transformers.optimizer import optimize_model  # type: ignore[import-untyped]
 from zoo_fixture import ZooEntry, zoo_model
 
 from graphrebase.errors import MismatchError
 from graphrebase.io import read_model
 from graphrebase.rebase.pairing import check_architecture
 from graphrebase.structure import find_structure, summary
+from graphrebase.verify import permute_model
 
 FAMILIES = ("bert-ts17-eager", "gpt2-ts17-eager", "llama-ts17-eager", "vit-cls-ts17-eager")
 #: Scales per channel or tensor: nothing is lost.
@@ -90,6 +92,24 @@ def test_blocks_are_those_of_the_float_model(tmp_path: Path, family: str, how: s
     else:
         named = {f["axis"]: f["reason"] for f in found["frozen"]}
         assert "share a byte" in named["residual"]
+
+
+def test_fused_attention_of_8_bits_is_seen(tmp_path: Path) -> None:
+    entry = zoo_model(FAMILIES[0])
+    fused = optimize_model(str(entry.path), "bert", num_heads=4, hidden_size=32, opt_level=0)
+    fused.save_model_to_file(str(tmp_path / "fused.onnx"))
+    quantize_dynamic(
+        tmp_path / "fused.onnx", tmp_path / "model.onnx",
+        op_types_to_quantize=["MatMul", "Gemm", "Attention", "EmbedLayerNormalization"],
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )  # fmt: skip
+    operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert {"QAttention", "QEmbedLayerNormalization"} <= operators
+    found = summary(find_structure(read_model(tmp_path / "model.onnx")))
+    plain = summary(find_structure(read_model(entry.path)))
+    assert kinds(found) == kinds(plain) and found["coverage"] == 1
+    assert [b["kind"] for b in found["blocks"]] == [b["kind"] for b in plain["blocks"]]
+    assert permute_model(tmp_path / "model.onnx", tmp_path / "same.onnx")["not_seen"] == []
 
 
 def test_integers_are_not_rebased(tmp_path: Path) -> None:
