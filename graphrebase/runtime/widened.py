@@ -30,7 +30,7 @@ def widened(model: Path | bytes) -> bytes | None:
     """
     try:
         proto = onnx.load(str(model)) if isinstance(model, Path) else onnx.load_from_string(model)
-    except (OSError, ValueError, DecodeError):
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError):
         return None
     graphs = [*_graphs(proto.graph), *(g for f in proto.functions for g in _bodies(f.node))]
     changed = any([_widen_graph(graph) for graph in graphs])
