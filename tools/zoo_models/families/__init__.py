@@ -13,11 +13,18 @@ from zoo_models.families.vision import VISION
 from zoo_models.family import Family, merge
 
 FRESH = ("vit-cls", "bert", "gpt2", "llama", "encoder-bf-post")
+# nn.TransformerEncoder copies its layer, values and all.
+COPIES = {
+    "notes": ("equal layers, which the legacy exporter merges: one set of groups",),
+    "exceptions": {"ts*": {"head": 1, "head_qk": 1, "head_vo": 1, "mlp": 1}},
+}
 
 
 def _families() -> dict[str, Family]:
     known = merge(ENCODERS, DECODERS, SEQ2SEQ, VISION, AUDIO, PLAIN, HELD_OUT)
     fresh = {f"{name}-fresh": replace(known[name], noisy=False) for name in FRESH}
+    name = "encoder-bf-post-fresh"
+    fresh[name] = replace(fresh[name], nominal=replace(known["encoder-bf-post"].nominal, **COPIES))
     return merge(known, fresh)
 
 
