@@ -38,7 +38,7 @@ def zoo_model(name: str) -> ZooEntry:
     with FileLock(folder / f".{name}.lock"):
         entry = load(name, folder)
         if entry is None:
-            from zoo_models.builder import build  # needs torch, which takes seconds to import
+            from zoo_models.building import build
 
             entry = build(name, folder)
     return entry

@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from zoo_models.builder import Pair, build, build_pair
+from zoo_models.builder import Pair, build_pair
+from zoo_models.building import build
 from zoo_models.entry import ZooEntry, ZooUnavailable, load, names
 from zoo_models.exporting import export
 from zoo_models.families import FAMILIES

@@ -20,9 +20,9 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from zoo_models.building import build
 from zoo_models.checking import Finding, examine
-from zoo_models.entry import ZooUnavailable, export_path, family_of, load, names
-from zoo_models.families import FAMILIES
+from zoo_models.entry import ZooUnavailable, export_path, is_held_out, load, names
 from zoo_models.reporting import render
 
 CACHE = Path(__file__).resolve().parent.parent / ".zoo"
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _chosen(patterns: list[str], held_out: str) -> Iterator[str]:
     for name in names():
-        aside = FAMILIES[family_of(name)].held_out
+        aside = is_held_out(name)
         if (aside and held_out == "without") or (not aside and held_out == "only"):
             continue
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
@@ -119,8 +119,6 @@ def _finding(name: str, folder: Path) -> Finding:
     try:
         entry = load(name, folder)
         if entry is None:
-            from zoo_models.builder import build  # needs torch, which takes seconds to import
-
             entry = build(name, folder)
     except ZooUnavailable as reason:
         return Finding(name, failure=f"not exported: {str(reason).partition(': ')[2]}")

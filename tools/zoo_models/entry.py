@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo_models.families import FAMILIES
 from zoo_models.nominal import Nominal
+from zoo_models.paths import PATHS
 
 EXPORTERS: Mapping[str, int] = {"ts14": 14, "ts17": 17, "dy18": 18, "dy23": 23}  # name: opset
 ATTENTION = ("eager", "sdpa")
@@ -44,12 +45,22 @@ class ZooEntry:
 
 
 def names() -> Iterator[str]:
-    """Yield the name of every entry, `FAMILY-EXPORTER-ATTENTION`."""
-    for family in FAMILIES:
-        for exporter in EXPORTERS:
-            for attention in ATTENTION:
-                if attention == "eager" or not family.endswith("-fresh"):
-                    yield f"{family}-{exporter}-{attention}"
+    """Yield the name of every entry: `FAMILY-EXPORTER-ATTENTION`, then those `+PATH`."""
+    bases = [name for family in FAMILIES for name in _exports(family)]
+    yield from bases
+    for name in bases:
+        family = family_of(name)
+        for path, known in PATHS.items():
+            fits = family.endswith(known.suffix) and not family.endswith("-fresh")
+            if fits and export_path(name) in known.bases:
+                yield f"{name}+{path}"
+
+
+def _exports(family: str) -> Iterator[str]:
+    for exporter in EXPORTERS:
+        for attention in ATTENTION:
+            if attention == "eager" or not family.endswith("-fresh"):
+                yield f"{family}-{exporter}-{attention}"
 
 
 def split_name(name: str) -> tuple[str, str, str]:
@@ -58,10 +69,15 @@ def split_name(name: str) -> tuple[str, str, str]:
     Raises:
         KeyError: there is no such entry.
     """
-    if name not in set(names()):
+    if name not in _known_names():
         raise KeyError(f"no zoo entry {name!r}; tools/zoo.py --list shows all")
-    family, exporter, attention = name.rsplit("-", 2)
+    family, exporter, attention = name.partition("+")[0].rsplit("-", 2)
     return family, exporter, attention
+
+
+@functools.cache
+def _known_names() -> frozenset[str]:
+    return frozenset(names())
 
 
 def family_of(name: str) -> str:
@@ -72,6 +88,12 @@ def family_of(name: str) -> str:
 def export_path(name: str) -> str:
     """Return the export path in an entry's name: `EXPORTER-ATTENTION` and what follows."""
     return name.removeprefix(f"{family_of(name)}-")
+
+
+def is_held_out(name: str) -> bool:
+    """Whether nobody writes against the family or the export path of an entry."""
+    path = name.partition("+")[2]
+    return FAMILIES[family_of(name)].held_out or (bool(path) and PATHS[path].held_out)
 
 
 @functools.cache
@@ -85,10 +107,14 @@ def _common_key() -> str:
     return digest.hexdigest()
 
 
-def builder_key(family: str) -> str:
-    """Return a hash of what decides the models of a family."""
-    known = FAMILIES[family]
-    parts = (_common_key(), known.key, known.noisy, sorted(known.shapes.items()), known.baked)
+def builder_key(name: str) -> str:
+    """Return a hash of what decides the model of an entry (or of a family's exports)."""
+    base, _, path = name.partition("+")
+    known = FAMILIES[base if base in FAMILIES else family_of(base)]
+    parts: tuple[object, ...] = (_common_key(), known.key, known.noisy)
+    parts += (sorted(known.shapes.items()), known.baked)
+    if path:
+        parts += (PATHS[path].key,)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -112,7 +138,7 @@ def load(name: str, folder: Path) -> ZooEntry | None:
         info = json.loads(record_path(name, folder).read_text())
     except (OSError, ValueError):
         return None
-    if info["builder"] != builder_key(family):
+    if info["builder"] != builder_key(name):
         return None
     if info["failure"]:
         raise ZooUnavailable(f"{name}: {info['failure']}")
@@ -123,9 +149,9 @@ def load(name: str, folder: Path) -> ZooEntry | None:
 
 def _read(path: Path) -> dict[str, Arrays]:
     """Read an archive of `size/name` arrays."""
-    sizes: dict[str, Arrays] = {"small": {}, "large": {}}
+    sizes: dict[str, Arrays] = {}
     with np.load(path) as archive:
         for key in archive:
             size, _, name = key.partition("/")
-            sizes[size][name] = archive[key]
+            sizes.setdefault(size, {})[name] = archive[key]
     return sizes

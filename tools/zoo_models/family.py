@@ -46,7 +46,7 @@ class Family:
 
     def shape(self, name: str) -> Shape:
         """Return the axes of an input; a string is a dynamic axis."""
-        return self.shapes.get(name, INPUTS[name])
+        return self.shapes[name] if name in self.shapes else INPUTS[name]
 
 
 def hf(

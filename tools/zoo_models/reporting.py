@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from zoo_models.checking import Finding
-from zoo_models.entry import export_path, family_of
-from zoo_models.families import FAMILIES
+from zoo_models.entry import export_path, family_of, is_held_out
 
 BLOCK_QUANTISED = ("+nbits", "+blocks")
 
@@ -76,11 +75,11 @@ def _refused(findings: Sequence[Finding]) -> str:
 
 
 def _summary(findings: Sequence[Finding], refused: int) -> str:
-    aside = [f for f in findings if FAMILIES[family_of(f.name)].held_out]
-    known = [f for f in findings if not FAMILIES[family_of(f.name)].held_out]
+    aside = [f for f in findings if is_held_out(f.name)]
+    known = [f for f in findings if not is_held_out(f.name)]
     blockwise = [f for f in known if export_path(f.name).endswith(BLOCK_QUANTISED)]
     others = [f for f in known if not export_path(f.name).endswith(BLOCK_QUANTISED)]
-    parts = (("models", others), ("block-quantised", blockwise), ("held-out families", aside))
+    parts = (("models", others), ("block-quantised", blockwise), ("held out", aside))
     lines = [f"{name}: {_counts(part)}" for name, part in parts if part]
     return "\n".join([*lines, f"{refused} combinations do not export"])
 

@@ -39,6 +39,8 @@ def dimensions(batch: int, sequence: int) -> dict[str, int]:
         "batch": batch,
         "sequence": sequence,
         "target": sequence + 2,
+        "past": sequence + 3,
+        "total": 2 * sequence + 3,
         "images": batch + 1,  # not as many images as texts
         "samples": 96 + 32 * sequence,
     }

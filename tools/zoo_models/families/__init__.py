@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from zoo_models.families.audio import AUDIO
+from zoo_models.families.caches import CACHES
 from zoo_models.families.decoders import DECODERS
 from zoo_models.families.encoders import ENCODERS
 from zoo_models.families.held_out import HELD_OUT
@@ -21,7 +22,7 @@ COPIES = {
 
 
 def _families() -> dict[str, Family]:
-    known = merge(ENCODERS, DECODERS, SEQ2SEQ, VISION, AUDIO, PLAIN, HELD_OUT)
+    known = merge(ENCODERS, DECODERS, CACHES, SEQ2SEQ, VISION, AUDIO, PLAIN, HELD_OUT)
     fresh = {f"{name}-fresh": replace(known[name], noisy=False) for name in FRESH}
     name = "encoder-bf-post-fresh"
     fresh[name] = replace(fresh[name], nominal=replace(known["encoder-bf-post"].nominal, **COPIES))

@@ -19,7 +19,7 @@ from zoo_models.sizes import (
     VOCAB,
 )
 
-_GPT: Mapping[str, Any] = {
+GPT: Mapping[str, Any] = {
     "vocab_size": VOCAB,
     "n_positions": POSITIONS,
     "n_embd": HIDDEN,
@@ -94,7 +94,7 @@ DECODERS: Mapping[str, Family] = {
     "gpt2": hf(
         "GPT2LMHeadModel",
         "GPT2Config",
-        _GPT,
+        GPT,
         TEXT,
         LOGITS,
         Nominal((_TEXT,), (VOCABULARY, POSITION), notes=("packed q/k/v in one Gemm", TIED)),
@@ -106,7 +106,7 @@ DECODERS: Mapping[str, Family] = {
     ),
     "gpt-j": lm(
         "GPTJ",
-        {**_GPT, "rotary_dim": HEAD_DIM // 2, "tie_word_embeddings": False},
+        {**GPT, "rotary_dim": HEAD_DIM // 2, "tie_word_embeddings": False},
         Nominal((HALF,), (VOCABULARY,), notes=("interleaved pairs", HALF_ROTARY)),
     ),
     "opt": lm(
