@@ -173,6 +173,8 @@ def _open(model: Path | bytes, threads: int) -> Any:
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Blocks of 4 bits are multiplied in float: rounding activations would hide a wrong weight.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     try:
         return onnxruntime.InferenceSession(
             str(model) if isinstance(model, Path) else model, options, providers=_PROVIDERS

@@ -15,6 +15,7 @@ import numpy as np
 from graphrebase.errors import GraphRebaseError
 from graphrebase.io import read_model, write_model
 from graphrebase.rebase.basis import Basis, leave_one_out, random_basis
+from graphrebase.rebase.interface import moved_inputs, moved_outputs
 from graphrebase.runtime import Session, equivalent, model_tolerance
 from graphrebase.structure import Structure, find_structure, summary
 from graphrebase.symmetry import Group
@@ -175,8 +176,13 @@ class _Check:
         """Return the relative error of the model with these weights; inf where it fails."""
         write_model(self.model, self.path, dict(replacements), {}, force=True)
         try:
+            change = basis.symmetry, basis.permutations
             return equivalent(
-                self.reference, Session(self.path), self.feeds, basis.output_maps()
+                self.reference,
+                Session(self.path),
+                self.feeds,
+                inputs=moved_inputs(*change),
+                outputs=moved_outputs(*change),
             ).relative
         except GraphRebaseError:
             return float("inf")
