@@ -9,6 +9,7 @@ from graphrebase.patterns import (
     attention_softmax,
     layer_norm,
     layer_norm_decomposed,
+    layer_norm_folded,
     rms_norm_decomposed,
 )
 
@@ -19,6 +20,7 @@ PATTERNS: tuple[Pattern, ...] = (
     attention_operator.PATTERN,
     layer_norm.PATTERN,
     layer_norm_decomposed.PATTERN,
+    layer_norm_folded.PATTERN,
     rms_norm_decomposed.PATTERN,
 )
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from graphrebase.graph.pattern import Match, NearMiss, Pattern, Scene
 from graphrebase.graph.view import Node
 
-_SCORE_OPS = frozenset({"Add", "Cast", "Div", "Mul", "Reshape", "Tanh", "Where", "Sub"})
-_WEIGHT_OPS = frozenset({"Cast", "Dropout", "Reshape", "Where", "Mul"})
+_SCORE_OPS = frozenset({"Add", "Cast", "Div", "Mul", "Reshape", "Tanh", "Where", "Sub", "Squeeze"})
+_WEIGHT_OPS = frozenset({"Cast", "Dropout", "Reshape", "Where", "Mul", "Unsqueeze"})
 _CONTRACTIONS = frozenset({"MatMul"})
 
 

@@ -1,4 +1,4 @@
-"""Which branch of an If is taken, where that is known, and which of two says it all."""
+"""What of a graph is part of its function: branches that are taken, calls that outputs need."""
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ def live(graph: Graph) -> Graph:
         ordered = (replace(node, index=i) for i, node in enumerate(graph.nodes))
         graph = replace(graph, nodes=tuple(ordered))
     return graph
+
+
+def needed(graph: Graph) -> Graph:
+    """Return the graph without calls that no output depends on, which exporters leave behind."""
+    wanted = set(graph.outputs.values())
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs, node.captured)
+            kept.append(node)
+    if len(kept) == len(graph.nodes):
+        return graph
+    ordered = (replace(node, index=i) for i, node in enumerate(reversed(kept)))
+    return replace(graph, nodes=tuple(ordered))
 
 
 def paths(graph: Graph) -> list[Graph]:

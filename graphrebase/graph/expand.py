@@ -8,7 +8,7 @@ import numpy as np
 
 from graphrebase.graph.bodies import BODIES
 from graphrebase.graph.bodies.table import BODY_OPSET, Call, CannotExpand, KeepAsIs
-from graphrebase.graph.branches import live
+from graphrebase.graph.branches import live, needed
 from graphrebase.graph.shapes import Probe
 from graphrebase.graph.view import Graph, Node, node_of, plain_graph
 from graphrebase.io import Model
@@ -18,12 +18,13 @@ def build_graph(model: Model) -> Graph:
     """Return the view of a model's main graph.
 
     Local functions are inlined, branches of If written out (those that are ever taken), the node
-    order is repaired, Identity aliases are resolved, fused operators are expanded.
+    order is repaired, Identity aliases are resolved, fused operators are expanded, calls that no
+    output depends on are left out.
 
     Raises:
         InputError: the graph has a cycle or reads a value that nothing computes.
     """
-    return expand(live(plain_graph(model)))
+    return needed(expand(live(plain_graph(model))))
 
 
 def expand(graph: Graph) -> Graph:
@@ -39,7 +40,7 @@ def expand(graph: Graph) -> Graph:
     literals: dict[str, np.ndarray] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
-        call = Call(node, probe.types, producers, taken)
+        call = Call(node, probe.types, producers, taken, graph.constants)
         parts = _parts(call, graph)
         for name, value in call.literals.items():
             probe.know(name, value)

@@ -21,6 +21,8 @@ _SPARE_BATCHES = (1, 2, 3, 4)
 _SPARE_LENGTHS = (6, 9, 2, 3, 4, 5, 7, 8, 1, 10, 12, 16, 32, 64, 128, 224, 256, 512)
 #: Operators that hand an index on as it is.
 _INDEX_PASSES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+#: Operators that compute an index from another one, element by element.
+_INDEX_ARITHMETIC = {"Add", "Less", "Mul", "Not", "Sub", "Where"}
 #: Operators whose output holds some of the values of their first input and no others.
 _SELECTIONS = _INDEX_PASSES | {"Expand", "Gather", "GatherElements", "Slice", "Tile", "Transpose"}
 #: Operators that hand a table on row by row.
@@ -293,8 +295,28 @@ def _tables(graph: Graph) -> Iterator[tuple[str | None, int, str]]:
         table = graph.constants.get(_walk_up(graph, node.input(0), _TABLE_PASSES))
         if table is None or len(table.shape) != 2:
             continue
-        source = _walk_up(graph, node.input(1), _INDEX_PASSES)
-        yield source if source in graph.inputs else None, table.shape[0], node.input(1)
+        yield _index_source(graph, node.input(1)), table.shape[0], node.input(1)
+
+
+def _index_source(graph: Graph, name: str) -> str | None:
+    """Return the one graph input that an index is, or is computed from element by element.
+
+    tf2onnx adds the size of the table to negative indices: x * (x >= 0) + (x + size) * (x < 0).
+    """
+    stack, seen, found = [name], {name}, set[str]()
+    while stack:
+        value = stack.pop()
+        node = graph.producers.get(value)
+        if value in graph.inputs:
+            found.add(value)
+        elif node is not None and node.op_type in _INDEX_ARITHMETIC:
+            stack.extend(n for n in node.inputs if n and n not in seen)
+            seen.update(node.inputs)
+        elif node is not None and node.op_type in _INDEX_PASSES:
+            stack.append(node.input(0))
+        elif not graph.is_constant(value):
+            return None
+    return found.pop() if len(found) == 1 else None
 
 
 def _walk_up(graph: Graph, name: str, through: set[str]) -> str:

@@ -98,15 +98,25 @@ def _from_conv(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
 def _following_bias(
     graph: Graph, shapes: ShapeTable, product: str, width: int
 ) -> tuple[View | None, str]:
-    """Return the bias added to a product, in either operand order, and the sum's name."""
+    """Return the bias added to a product, in either operand order, and the sum's name.
+
+    tf2onnx puts the axes of the product back with a Reshape before it adds the bias.
+    """
     users = graph.users(product)
-    if len(users) == 1 and users[0].node.op_type == "Add":
-        node = users[0].node
-        other = node.inputs[1 - users[0].position]
-        view = constant_view(graph, shapes, other)
-        if view is not None and int(np.prod(view.shape)) == width and view.shape[-1:] == (width,):
-            return view.shaped((width,)), node.outputs[0]
-    return None, product
+    name = product
+    while len(users) == 1 and users[0].node.op_type in ("Reshape", "Squeeze"):
+        name = users[0].node.outputs[0]
+        users = graph.users(name)
+    if len(users) != 1 or users[0].node.op_type != "Add":
+        return None, product
+    node = users[0].node
+    view = constant_view(graph, shapes, node.inputs[1 - users[0].position])
+    if view is None or int(np.prod(view.shape)) != width:
+        return None, product
+    grid, ends = [n for n in view.shape if n > 1], shapes.shape(name) or ()
+    if [d[0] for d in ends[len(ends) - len(grid) :]] != grid:
+        return None, product
+    return view.shaped((width,)), node.outputs[0]
 
 
 def by_output(linears: Iterable[Linear]) -> dict[str, Linear]:

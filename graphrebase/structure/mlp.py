@@ -85,7 +85,7 @@ class _Search:
 
     def _sources(self, value: str, depth: int) -> _Sources | None:
         if value in self.outputs:
-            numbers = channels(self.shapes, value)
+            numbers = channels(self.shapes, value, self.outputs[value].out_width)
             if numbers is None:
                 return None
             source = _Source(self.outputs[value], numbers, active=False)

@@ -83,8 +83,9 @@ class Tracer:
             return self._known[value]
         found = None
         if value in self.linears:
-            numbers = channels(self.shapes, value)
-            found = None if numbers is None else Traced(self.linears[value], numbers, 0)
+            linear = self.linears[value]
+            numbers = channels(self.shapes, value, linear.out_width)
+            found = None if numbers is None else Traced(linear, numbers, 0)
         elif depth < _LIMIT and value in self.graph.producers and value not in self.shapes.values:
             found = self._through(self.graph.producers[value], value, depth + 1)
         self._known[value] = found
@@ -189,16 +190,22 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return len(shape) <= len(target) and all(n in (1, m) for n, m in pairs)
 
 
-def channels(shapes: ShapeTable, value: str, axis: int = -1) -> np.ndarray | None:
-    """Return the channel number at every position of a value: its last index, broadcast."""
+def channels(shapes: ShapeTable, value: str, width: int = 0) -> np.ndarray | None:
+    """Return the channel number at every position of a value.
+
+    Args:
+        shapes: shapes of all values.
+        value: the value; its channels are its last axis, or the last few where these make up
+            ``width`` together (heads x head_dim, before a bias is added).
+        width: number of channels.
+    """
     shape = shapes.shape(value)
     if shape is None:
         return None
     size = [d[0] for d in shape]
-    line = np.arange(size[axis])
-    form = [1] * len(size)
-    form[axis] = size[axis]
-    return np.broadcast_to(line.reshape(form), size)
+    count = next((n for n in range(1, len(size)) if np.prod(size[-n:]) == width), 1)
+    grid = size[len(size) - count :]
+    return np.broadcast_to(np.arange(int(np.prod(grid))).reshape(grid), size)
 
 
 def given_numbers(graph: Graph, shapes: ShapeTable, value: str) -> np.ndarray | None:

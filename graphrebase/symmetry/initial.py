@@ -44,7 +44,8 @@ def initial_axes(graph: Graph, shapes: ShapeTable, solver: Solver, name: str) ->
         return _cut_axes(shape, parts)
     if len(shape) > 2:
         for slot in graph.users(name):
-            groups = _index_groups(slot.node, slot.position, len(shape))
+            node, position = slot.node.stored(slot.position) or (slot.node, slot.position)
+            groups = _index_groups(node, position, len(shape))
             if groups:
                 return _dependent_axes(solver, shape, groups)
     return fresh_axes(shape)

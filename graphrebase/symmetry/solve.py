@@ -40,6 +40,8 @@ _UNIFORM_LIMIT = 1 << 16
 #: Folded or not, their output holds equal values along static axes (T5: zeros for every head).
 _REPEATS = {"ConstantOfShape", "Expand"}
 
+_SIZES = {"Shape", "Size"}
+
 #: Key of one use of a constant: (node index, input position).
 Use = tuple[int, int]
 
@@ -214,6 +216,12 @@ def _ignore(node: Node, state: _State) -> None:
 
 
 def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
+    if node.op_type in _SIZES and not node.domain:  # says nothing of what a constant holds
+        for name in node.outputs:
+            dims = state.shapes.shape(name)
+            if dims is not None:
+                state.values[name] = [frozen(d, "computed constant") for d in dims]
+        return
     inputs = [_input_axes(node, position, state) for position in range(len(node.inputs))]
     folded = all(name in state.shapes.values for name in node.outputs if name)
     folded = folded and not (node.op_type in _REPEATS and _is_floating(node, state))

@@ -368,6 +368,26 @@ def position_calls() -> dict[str, FusedCall]:
     }  # fmt: skip
 
 
+def einsum_calls() -> dict[str, FusedCall]:
+    """Products of two operands; the weight is called kernel."""
+    q, k = floats(B, HEADS, S, D), floats(B, HEADS, T, D, seed=1)
+    by_place = {"q": q.transpose(0, 2, 1, 3), "k": k.transpose(0, 2, 1, 3)}
+    spread, joined = floats(H, HEADS, D, seed=2), floats(HEADS, D, H, seed=3)
+    equations: dict[str, tuple[str, dict[str, np.ndarray | None]]] = {
+        "matrix": ("bsd,de->bse", {"x": X, "w": floats(H, 12, seed=4)}),
+        "to heads": ("bsd,dhk->bhsk", {"x": X, "kernel": spread}),
+        "weight first": ("dhk,bsd->bshk", {"kernel": spread, "x": X}),
+        "from heads": ("bhsk,hkd->bsd", {"x": q, "kernel": joined}),
+        "scores": ("bqhd,bkhd->bhqk", by_place),
+        "keys first": ("bkhd,bqhd->bhqk", {"k": by_place["k"], "q": by_place["q"]}),
+        "kept": ("bqhd,bkhd->bq", by_place),
+    }
+    return {
+        f"einsum {name}": FusedCall("Einsum", inputs, {"equation": equation}, domain="")
+        for name, (equation, inputs) in equations.items()
+    }
+
+
 TABLES: tuple[Callable[[], dict[str, FusedCall]], ...] = (
     attention_calls,
     grouped_calls,
@@ -375,6 +395,7 @@ TABLES: tuple[Callable[[], dict[str, FusedCall]], ...] = (
     norm_calls,
     activation_calls,
     contraction_calls,
+    einsum_calls,
     packed_calls,
     position_calls,
 )
@@ -384,13 +405,13 @@ CALLS = {name: call for table in TABLES for name, call in table().items()}
 def save_call(call: FusedCall, path: Path) -> Path:
     """Save a graph of one call; matrices and vectors are constants, the rest graph inputs."""
     fed = {name: value for name, value in call.inputs.items() if value is not None}
-    constants = [numpy_helper.from_array(v, n) for n, v in fed.items() if is_constant(v)]
+    constants = [numpy_helper.from_array(v, n) for n, v in fed.items() if is_constant(n, v)]
     inputs = [
         helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
         )
         for name, value in fed.items()
-        if not is_constant(value)
+        if not is_constant(name, value)
     ]
     names = [name if value is not None else "" for name, value in call.inputs.items()]
     node = helper.make_node(
@@ -403,6 +424,6 @@ def save_call(call: FusedCall, path: Path) -> Path:
     return path
 
 
-def is_constant(value: np.ndarray) -> bool:
-    """Tell whether an input is a weight (float, of one or two axes) or one number."""
-    return value.size == 1 or (value.dtype == np.float32 and value.ndim <= 2)
+def is_constant(name: str, value: np.ndarray) -> bool:
+    """Tell whether an input is a weight (float, of one or two axes, or ``kernel``) or a number."""
+    return name == "kernel" or value.size == 1 or (value.dtype == np.float32 and value.ndim <= 2)

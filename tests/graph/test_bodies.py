@@ -23,7 +23,7 @@ def run(model: bytes, call: FusedCall) -> dict[str, np.ndarray]:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    fed = {n: v for n, v in call.inputs.items() if v is not None and not is_constant(v)}
+    fed = {n: v for n, v in call.inputs.items() if v is not None and not is_constant(n, v)}
     names = [value.name for value in session.get_outputs()]
     wanted = [value.name for value in session.get_inputs()]
     results = session.run(names, {n: fed[n] for n in wanted})

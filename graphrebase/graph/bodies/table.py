@@ -6,7 +6,7 @@ differ in numbers only (a tanh form of Gelu, an epsilon), a body takes the plain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,7 @@ class Call:
         types: element type and shape, under one probe, of the values before it.
         producers: the node that computes each value before it.
         taken: names that exist.
+        constants: names of the tensors of the file.
         nodes: what the body emitted.
         literals: constants that it made.
     """
@@ -63,6 +64,7 @@ class Call:
     types: Mapping[str, Typed]
     producers: Mapping[str, Node]
     taken: set[str]
+    constants: Container[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     literals: dict[str, np.ndarray] = field(default_factory=dict)
 
