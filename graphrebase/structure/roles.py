@@ -76,6 +76,8 @@ class SpaceTable:
         """Return the space of an axis that is one free axis; a hidden space is made if needed."""
         if axis is None or not isinstance(axis.form, Leaf) or axis.length < 2:
             return None
+        if axis.root in self.partial:
+            return None  # the projections of the attention do not follow it
         known = self.names.get(axis.root)
         if known is not None:
             return known
