@@ -11,6 +11,7 @@ import numpy as np
 
 from graphrebase.errors import UsageError, VerificationError
 from graphrebase.graph import Graph, Node
+from graphrebase.runtime.counts import count_tokens, token_counts
 from graphrebase.runtime.session import InputSpec, Session
 
 _VOCABULARY = 64
@@ -130,17 +131,20 @@ def _two_running(
 ) -> Iterator[dict[str, np.ndarray]]:
     vocabulary = min(_VOCABULARY, table_limit(graph))
     short, long = _lengths(length_limit(graph))
+    counts = token_counts(graph)
     runs: tuple[int, int] | None = None
     for offset, size in enumerate(((_BATCHES[0], short), (_BATCHES[1], long))):
         runs, inputs = _first_running(
-            session, _candidates(size, runs), seed=seed + offset, vocabulary=vocabulary, flag=flag
-        )
+            session, _candidates(size, runs), counts,
+            seed=seed + offset, vocabulary=vocabulary, flag=flag,
+        )  # fmt: skip
         yield inputs
 
 
 def _first_running(
     session: Session,
     sizes: Iterable[tuple[int, int]],
+    counts: Mapping[str, int],
     *,
     seed: int,
     vocabulary: int,
@@ -160,6 +164,7 @@ def _first_running(
             flag=flag,
             cache=cache,
         )
+        count_tokens(inputs, length, counts)
         shapes = tuple(array.shape for array in inputs.values())
         if shapes in tried:
             continue

@@ -16,6 +16,7 @@ from graphrebase.graph import Graph, build_graph, infer_shapes
 from graphrebase.graph.bodies import BODIES
 from graphrebase.graph.bodies.table import BODY_OPSET
 from graphrebase.io import read_model
+from graphrebase.symmetry import find_symmetry
 
 
 def run(model: bytes, call: FusedCall) -> dict[str, np.ndarray]:
@@ -75,3 +76,27 @@ def test_every_body_has_a_call() -> None:
     called = {(call.domain, call.op_type) for call in CALLS.values()}
     refused = {key for key in BODIES if key[0] == "com.microsoft.nchwc"}
     assert set(BODIES) - refused == called
+
+
+REFUSED = {
+    "do_rotary": replace(CALLS["attention"], attributes={"num_heads": 4, "do_rotary": 1}),
+    "packed with a bias": replace(
+        CALLS["multi-head packed"],
+        inputs={"q": floats(2, 5, 4, 3, 4), "k": None, "v": None, "b": floats(48)},
+    ),
+    "a statistic that is read": replace(CALLS["skip rms norm"], outputs=("y", "", "deviation")),
+    "an activation without a rule": replace(
+        CALLS["gemm"], attributes={"transB": 1, "activation": "Unheard"}
+    ),
+    "no heads": replace(CALLS["attention"], attributes={}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_form_that_no_body_describes_is_frozen_and_said(name: str, tmp_path: Path) -> None:
+    graph = build_graph(read_model(save_call(REFUSED[name], tmp_path / "call.onnx")))
+    (node,) = graph.nodes
+    assert node.refusal and node.fused is None
+    symmetry = find_symmetry(graph)
+    assert not symmetry.groups
+    assert {item.reason for item in symmetry.frozen} == {node.refusal}

@@ -22,6 +22,7 @@ class Draft:
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
+    caches: dict[str, str] = field(default_factory=dict)
     count: int = 0
 
     def add(
@@ -75,6 +76,10 @@ class Draft:
         ends = [
             helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", "length", LABELS])
         ]
+        for past, present in self.caches.items():
+            for made, name, length in ((inputs, past, "past"), (ends, present, "past + length")):
+                shape = ["batch", KV, length, D]
+                made.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         stored = [numpy_helper.from_array(v, n) for n, v in self.weights.items()]
         graph = helper.make_graph(self.nodes, "model", inputs, ends, stored)
         sets = [helper.make_opsetid("", 23), helper.make_opsetid(MICROSOFT, 1)]
@@ -230,6 +235,16 @@ def grouped(d: Draft, x: str, name: str) -> str:
     return _grouped(d, _projected(d, x, name), rotary=1)
 
 
+def grouped_cached(d: Draft, x: str, name: str) -> str:
+    """GroupQueryAttention with keys and values of tokens before, which it gives back longer."""
+    caches = [f"past.{name}.{part}" for part in "kv"]
+    inputs = (*_projected(d, x, name), *caches, "lengths", "total", *tables(d))
+    attributes = {"num_heads": HEADS, "kv_num_heads": KV, "do_rotary": 1}
+    output, *present = d.contributed("GroupQueryAttention", *inputs, outputs=3, **attributes)
+    d.caches.update(zip(caches, present, strict=True))
+    return output
+
+
 def grouped_packed(d: Draft, x: str, name: str) -> str:
     """The same on packed q, k, v."""
     weights = d.store(f"{name}.qkv.w", packed(name, GROUPED, "w"))
@@ -272,11 +287,12 @@ DECODERS: dict[str, tuple[Attend, bool]] = {
     "RotaryEmbedding": (rotated_before, True),
     "opset 23": (standard_grouped, False),
 }
+CACHED: dict[str, tuple[Attend, bool]] = {"GroupQueryAttention, cache": (grouped_cached, True)}
 
 
 def save_decoder(path: Path, form: str) -> Path:
     """Save the decoder."""
-    attend, fused = DECODERS[form]
+    attend, fused = {**DECODERS, **CACHED}[form]
     d = Draft()
     stream = d.add("Gather", d.store("words", weight("words", VOCABULARY, H)), "ids")
     x = _rms(d, fused, stream, "first")

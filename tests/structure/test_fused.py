@@ -14,6 +14,7 @@ from symmetry.soundness import relative_change, run
 from graphrebase.io import read_model, write_model
 from graphrebase.rebase.basis import leave_one_out, random_basis
 from graphrebase.structure import Structure, find_structure, summary
+from graphrebase.verify import permute_model
 
 SIZES = ((3, 6), (1, 9))
 FORMS = [*m.ENCODERS, *m.DECODERS]
@@ -83,3 +84,15 @@ def test_permuted_models_compute_the_same(form: str, tmp_path: Path) -> None:
     assert change([]) < 1e-4
     for tensor in set(basis.replacements()) - UNSEEN:
         assert change([tensor]) > 1e-3, tensor
+
+
+@pytest.mark.parametrize("form", m.CACHED)
+def test_caches_of_fused_attention_move_as_state(form: str, tmp_path: Path) -> None:
+    path = m.save(tmp_path / "model.onnx", form)
+    free = permute_model(path, tmp_path / "free.onnx", free=("state",))
+    assert free["relative_error"] < 1e-4
+    assert free["groups_permuted"]["head"] == free["groups_permuted"]["head_vo"] == m.LAYERS
+    kept = permute_model(path, tmp_path / "kept.onnx")
+    assert kept["relative_error"] < 1e-4 and "head" not in kept["groups_permuted"]
+    found = summary(find_structure(read_model(path), free=()))
+    assert any("past." in item["reason"] for item in found["frozen"])
