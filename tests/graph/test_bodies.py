@@ -75,7 +75,8 @@ def test_control_another_weight_computes_something_else(tmp_path: Path) -> None:
 def test_every_body_has_a_call() -> None:
     called = {(call.domain, call.op_type) for call in CALLS.values()}
     refused = {key for key in BODIES if key[0] == "com.microsoft.nchwc"}
-    assert set(BODIES) - refused == called
+    quantized = {key for key, made in BODIES.items() if made.__module__.endswith("quantization")}
+    assert set(BODIES) - refused - quantized == called
 
 
 REFUSED = {
