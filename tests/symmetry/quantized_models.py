@@ -1,6 +1,6 @@
-"""Two layers x (n, 32) -> hidden (48) -> y (n, 5) in every quantised form, from one seed.
+"""Two layers x (n, 32) -> hidden (64) -> y (n, 5) in every quantised form, from one seed.
 
-The same float weights W1 (32, 48) and W2 (48, 5) are quantised in each way, with zero points that
+The same float weights W1 (32, 64) and W2 (64, 5) are quantised in each way, with zero points that
 differ from channel to channel, so that leaving any of them behind shows.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-WIDTH, HIDDEN, OUT, BLOCK = 32, 48, 5, 16
+WIDTH, HIDDEN, OUT, BLOCK = 32, 64, 5, 16
 MS = "com.microsoft"
 
 

@@ -1,8 +1,9 @@
 """Rules of quantised operators: scales and zero points move with the axis they belong to.
 
 Scaling by channel is exact under every permutation that moves the scales along. Scales by block
-tie an axis to a grid (block, position inside the block): whole blocks may change places, and the
-numbers inside one block. Where several numbers share a byte, bytes move as a whole.
+tie an axis to a grid (block, place inside the block): whole blocks may change places. Inside one,
+numbers keep theirs: they may share a byte, and hundreds of blocks with an order of their own are
+no axis that anything can be aligned by.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from graphrebase.graph.quantized import FORMS, Form, Operand, float_node, form_of
 from graphrebase.graph.shapes import is_static
-from graphrebase.symmetry.axes import UNIT, Axis, fibre, frozen, leaf, product
+from graphrebase.symmetry.axes import UNIT, Axis, frozen, leaf, product
 from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, rule
 
 _MS = "com.microsoft"
@@ -76,7 +77,17 @@ def _block_axis(context: Context, axis: Axis, blocks: Axis, size: int) -> Axis:
         return frozen(blocks.size, "blocks that do not divide the axis")
     if count == 1:
         return _unit()
-    return context.solver.split(axis, blocks.size)[0]
+    head = leaf(count)
+    context.solver.unify(axis, product([head, _inside(size)]))
+    return head
+
+
+def _place(size: int) -> str:
+    return f"numbers keep their place in a block of {size} with one scale"
+
+
+def _inside(size: int) -> Axis:
+    return frozen((size, size), _place(size))
 
 
 @rule("DynamicQuantizeLinear")
@@ -132,22 +143,22 @@ for _domain, _op_type in (*FORMS, (_MS, "QLinearConcat")):
 def matmul_nbits(context: Context) -> list[Axes]:
     """Contract with a weight of a few bits, B (N, blocks, bytes of a block).
 
-    N moves with its scales and zero points. K is a grid: blocks, bytes, numbers in a byte.
+    N moves with its scales and zero points, K in whole blocks.
     """
     attributes, solver = context.node.attributes, context.solver
     data, stored = context.axes(0), context.axes(1)
     if len(stored) != 3:
         raise CannotFollow("MatMulNBits with a weight that is not (N, blocks, bytes)")
     out, blocks, packed = stored
-    size, bits, width = attributes["block_size"], attributes.get("bits", 4), attributes["K"]
-    inner = _packed_axis(context, blocks, packed, size, bits)
-    if inner.length != width or attributes["N"] != out.length:
-        inner = _give_up(context, stored[1:], width, f"the last block of {size} is padded")
-    _nbits_parameters(context, out, blocks, bits)
+    size, width = attributes["block_size"], attributes["K"]
+    _freeze(context, [packed], _place(size))
+    inner = product([blocks, _inside(size)])
     if context.optional(4) is not None:
         reason = "every input channel has a group index"
-        inner = _give_up(context, [*stored[1:], *(context.optional(4) or ())], width, reason)
-        solver.freeze(blocks, reason)
+        inner = _freeze(context, [blocks, *context.axes(4)], reason, width)
+    elif inner.length != width:
+        inner = _freeze(context, [blocks], f"the last block of {size} is padded", width)
+    _nbits_parameters(context, out, blocks, attributes.get("bits", 4))
     rows = data[:-1]
     solver.unify(data[-1], inner)
     context.meet([*rows, data[-1], out], [*(None for _ in rows), inner, out])
@@ -156,24 +167,11 @@ def matmul_nbits(context: Context) -> list[Axes]:
     return [context.broadcast([joint, bias]) if bias is not None else joint]
 
 
-def _give_up(context: Context, axes: Sequence[Axis], width: int, reason: str) -> Axis:
+def _freeze(context: Context, axes: Sequence[Axis], reason: str, width: int = 1) -> Axis:
+    """Freeze axes; returns a frozen one of another size for the same reason."""
     for axis in axes:
         context.solver.freeze(axis, reason)
     return frozen((width, width), reason)
-
-
-def _packed_axis(context: Context, blocks: Axis, packed: Axis, size: int, bits: int) -> Axis:
-    """Return the axis that (blocks, bytes) store: the bytes of each block move on their own."""
-    if 8 % bits or size * bits != 8 * packed.length:
-        width = blocks.length * size
-        return _give_up(context, (blocks, packed), width, f"numbers of {bits} bits straddle bytes")
-    inside = packed
-    if blocks.length > 1 and packed.length > 1:
-        inside = fibre(blocks, [leaf(packed.length) for _ in range(blocks.length)])
-        context.solver.unify(packed, inside)
-    count = 8 // bits
-    shared = frozen((count, count), f"{count} numbers of {bits} bits share a byte")
-    return product([blocks, inside, shared] if count > 1 else [blocks, inside])
 
 
 def _nbits_parameters(context: Context, out: Axis, blocks: Axis, bits: int) -> None:
@@ -232,8 +230,9 @@ def gather_blocks(context: Context) -> list[Axes]:
         context.broadcast([[point if i == along else a for i, a in enumerate(data)], points])
     context.broadcast([[blocks if i == along else a for i, a in enumerate(data)], scales])
     if count > 1:
-        shared = frozen((count, count), f"{count} numbers of {bits} bits share a byte")
-        shape[place] = product([data[along], shared])
+        shape[place] = product([blocks, _inside(size)])
+        if blocks.size == UNIT:
+            context.solver.freeze(data[along], _place(size))
     return [shape]
 
 
