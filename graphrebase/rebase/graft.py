@@ -51,19 +51,19 @@ class Holder:
 
 def new_heads(finetuned: Structure, target: Structure) -> list[str]:
     """Return the head roles of A_ft for which B has no place: none, or other classes."""
-    last = {s.points[-1]: t.width for s, t in _streams(finetuned, target)}
-    found = []
-    for name, role in finetuned.roles.items():
-        if role.kind != "head":
-            continue
-        wanted = tuple(
-            last.get(axis or "", size)
-            for axis, size in zip(role.axes, role.view.shape, strict=True)
-        )
-        own = target.roles.get(name)
-        if own is None or own.view.shape != wanted:
-            found.append(name)
-    return found
+    return [
+        name
+        for name, role in finetuned.roles.items()
+        if role.kind == "head" and not _has_place(role, target)
+    ]
+
+
+def _has_place(role: Role, target: Structure) -> bool:
+    """Tell whether B has a head role with the same classes, its other axes in any size."""
+    own = target.roles.get(role.name)
+    return own is not None and [
+        size for axis, size in zip(role.axes, role.view.shape, strict=True) if axis is None
+    ] == [size for axis, size in zip(own.axes, own.view.shape, strict=True) if axis is None]
 
 
 def graft_head(
