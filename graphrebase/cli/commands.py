@@ -100,7 +100,11 @@ def rebase(
             base, finetuned, target, None if dry_run else output, settings,
             alignment=alignment, force=force, progress=progress,
         )  # fmt: skip
-    if save_alignment is not None:
+    if save_alignment is not None and result.method == "fit":
+        typer.echo(
+            "warning: a fit is of one fine-tuned model, its alignment is not stored", err=True
+        )
+    elif save_alignment is not None:
         save(result.alignment, save_alignment, force=force)
     data = reports.rebase_data(result)
     if report is not None:

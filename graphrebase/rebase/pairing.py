@@ -105,7 +105,9 @@ def _check_recognised(one: Structure, other: Structure, names: tuple[str, str]) 
 def sizes(structure: Structure) -> str:
     """Return depth and width of every residual stream of a model, for people."""
     streams = find_streams(structure)
-    return " and ".join(f"{len(s.blocks)} layers of width {s.width}" for s in streams)
+    return " and ".join(
+        f"{len(s.blocks)} attention and MLP layers of width {s.width}" for s in streams
+    )
 
 
 def same_sizes(one: Structure, other: Structure) -> bool:

@@ -133,7 +133,7 @@ def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
         return Entry(name, kind, CARRIED, "only the fine-tuned model has it")
     if vector.resized:
         solved = isinstance(vector.folded, FittedMove) and name in vector.folded.changes
-        why = "" if solved else "left as the target has it, which is of another size"
+        why = "" if solved else "the fit leaves it as the target has it"
         return Entry(name, kind, MOVED if solved else COPIED, why)
     base, new, goal = (s.roles.get(name) for s in (vector.base, vector.finetuned, vector.target))
     same_old = base is not None and new is not None and base.view.shape == new.view.shape

@@ -15,6 +15,8 @@ from rich.tree import Tree
 
 from graphrebase.runtime import METRICS
 
+MANY = 12
+"""Roles of one reason beyond which the terminal shows only the first."""
 Data = Mapping[str, Any]
 
 
@@ -133,12 +135,23 @@ def rebase_tables(data: Data) -> list[RenderableType]:
     )
     items: list[RenderableType] = [*alignment_tables({**data, "output": None}), roles]
     if data["exceptions"]:
-        rows = ((e["role"], e["action"], e["reason"]) for e in data["exceptions"])
-        items.append(_table("not moved", ("role", "action", "reason"), rows))
+        items.append(_table("not moved", ("role", "action", "reason"), _exceptions(data)))
     items.append(_verdict_facts(data))
     items.append(f"outlook: {escape(data['outlook'])}")
     items.append(escape(f"written: {data['output'] or 'nothing (dry run)'}"))
     return items
+
+
+def _exceptions(data: Data) -> list[tuple[str, str, str]]:
+    """Return what was not moved: every role, or one line where many share a reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in data["exceptions"]:
+        groups.setdefault((entry["action"], entry["reason"]), []).append(entry["role"])
+    rows = []
+    for (action, reason), roles in groups.items():
+        shown = roles if len(roles) <= MANY else [f"{roles[0]} and {len(roles) - 1} more"]
+        rows += [(role, action, reason) for role in shown]
+    return rows
 
 
 def _verdict_facts(data: Data) -> Table:
