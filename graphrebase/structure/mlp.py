@@ -13,7 +13,7 @@ from graphrebase.structure.residual import Residual, find_residual
 from graphrebase.structure.trace import channels, send
 
 _NONLINEAR = {
-    *("BiasGelu", "Elu", "Erf", "FastGelu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "QuickGelu"),
+    *("Elu", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Mish"),
     *("Relu", "Sigmoid", "Softplus", "Swish", "Tanh"),
 }
 _STRUCTURAL = {"Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}

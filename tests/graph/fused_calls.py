@@ -189,6 +189,13 @@ def standard_attention_calls() -> dict[str, FusedCall]:
             ("y", "pk2", "pv2"),
             domain="",
         ),
+        "standard scores": FusedCall(
+            "Attention",
+            {"q": X, "k": k, "v": v, "m": np.tri(S, T) > 0},
+            {**heads, "scale": 0.3, "softcap": 5.0},
+            ("y", "", "", "scores"),
+            domain="",
+        ),
         "standard rotary": FusedCall(
             "RotaryEmbedding",
             {"x": X, "cos": HALF[0], "sin": HALF[1], "p": PLACES},

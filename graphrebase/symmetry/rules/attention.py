@@ -91,3 +91,21 @@ def rotary_embedding(context: Context) -> list[Axes]:
         for axis in context.optional(position) or ():
             context.solver.freeze(axis, _ROTARY)
     return [list(axes)]
+
+
+@rule("TensorScatter")
+def tensor_scatter(context: Context) -> list[Axes]:
+    """Write new tokens into a cache of fixed length; their places count, all else corresponds."""
+    cache, update = context.axes(0), context.axes(1)
+    along = context.node.attributes.get("axis", -2) % len(cache)
+    for position, (stored, new) in enumerate(zip(cache, update, strict=True)):
+        if position != along:
+            context.solver.unify(stored, new)
+            continue
+        for axis in (stored, new):
+            context.solver.freeze(axis, _CACHED)
+    indices = context.optional(2)
+    if indices:
+        context.solver.unify(cache[0], indices[0])
+    context.meet(cache, [None if i == along else axis for i, axis in enumerate(update)])
+    return [list(cache)]
