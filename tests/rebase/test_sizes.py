@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from planted import edit_weights, noise
 from zoo_fixture import zoo_folder  # puts the tools on the path
 
@@ -90,6 +92,25 @@ def test_another_size_moves_as_the_base_did(
     moved = {entry.role for entry in result.plan if entry.action == "moved"}
     assert {"block.0.mlp.down.weight", "embedding.linear.0.weight"} <= moved
     assert not any("attention" in role for role in moved)
+
+
+def test_a_head_of_other_classes_is_put_on_another_width(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    tuned, output = onnx.load(models["tuned"]), tmp_path / "out.onnx"
+    for tensor in tuned.graph.initializer:
+        if "classifier" in tensor.name:
+            rows = numpy_helper.to_array(tensor)[:7].copy()
+            tensor.CopyFrom(numpy_helper.from_array(rows, tensor.name))
+    tuned.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = 7
+    onnx.save(tuned, tmp_path / "tuned.onnx")
+    settings = Settings(probes=models["probes"], keep_data=models["keep"])
+    result = rebase(models["base"], tmp_path / "tuned.onnx", models["larger"], output, settings)
+    carried = [entry.role for entry in result.plan if entry.action == "carried"]
+    assert carried == ["head.pooled.0.weight", "head.pooled.0.bias"]
+    found = logits(output, np.zeros((2, 1, 16, 16), np.float32))
+    assert found.shape == (2, 7) and np.isfinite(found).all() and np.ptp(found) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.onnx", "tuned.onnx"]
 
 
 def test_a_deeper_relative_takes_over_most_of_the_fine_tuning(models: dict[str, Path]) -> None:
