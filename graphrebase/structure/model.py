@@ -54,6 +54,7 @@ class Structure:
         symmetry: groups with every residual connection intact: what the graph itself allows.
         blocks: attention layers and MLPs in the order of the residual stream.
         norms: normalisations in topological order.
+        norm_stems: what the roles of each are called, without gain and bias.
         near_misses: idioms that almost fitted.
         roles: canonical arrays by name, in topological order.
         spaces: index spaces of the roles.
@@ -70,6 +71,7 @@ class Structure:
     symmetry: Symmetry
     blocks: tuple[Attention | Mlp, ...]
     norms: tuple[Match, ...]
+    norm_stems: tuple[str, ...]
     near_misses: tuple[NearMiss, ...]
     roles: Mapping[str, Role]
     spaces: Mapping[str, Space]
@@ -149,6 +151,7 @@ def find_structure(
         symmetry=intact,
         blocks=parts.blocks,
         norms=parts.norms,
+        norm_stems=_norm_stems(parts),
         near_misses=parts.near_misses,
         roles={role.name: role for role in sorted(found, key=lambda r: r.order)},
         spaces=table.spaces,
@@ -284,8 +287,8 @@ def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
                 found.extend(_roles.mlp_roles(table, block, layers["mlp"]))
             layers["mlp"] += 1
             used |= {id(x) for x in (block.up, block.gate, block.down, router)}
-    for number, match in enumerate(parts.norms):
-        found.extend(_roles.norm_roles(table, graph, shapes, match, f"norm.{number}"))
+    for stem, match in zip(_norm_stems(parts), parts.norms, strict=True):
+        found.extend(_roles.norm_roles(table, graph, shapes, match, stem))
     found.extend(_linear_roles(parts, table, used))
     sources = _index_sources(graph)
     for node in graph.nodes:
@@ -312,7 +315,7 @@ def _linear_roles(parts: _Parts, table: SpaceTable, used: set[int]) -> Iterable[
     towers = parts.tower_inputs
     for linear in sorted(rest, key=lambda x: (_tower(feeds[x.output], towers), x.node.index)):
         rank = len(parts.shapes.shape(linear.output) or ())
-        if linear.node.op_type == "Conv" or linear.node.index < first:
+        if not _is_head(linear, first):
             stem, kind = "embedding.linear", "embedding"
         elif linear.node.index in inner:
             stem, kind = "inner.linear", "mlp"
@@ -333,6 +336,35 @@ def _read_by_blocks(parts: _Parts) -> set[int]:
             found.add(node.index)
             stack.extend(name for name in node.inputs if name)
     return found
+
+
+def _is_head(linear: Linear, first: int) -> bool:
+    """Return whether a linear map outside blocks is of a head: after the first block."""
+    return linear.node.op_type != "Conv" and linear.node.index >= first
+
+
+def _norm_stems(parts: _Parts) -> tuple[str, ...]:
+    """Name the norms: those of the body, and those inside a head, which comes and goes."""
+    inside = _inside_heads(parts)
+    counts = {"norm": 0, "head.norm": 0}
+    found = []
+    for match in parts.norms:
+        kind = "head.norm" if match.parts["input"] in inside else "norm"
+        found.append(f"{kind}.{counts[kind]}")
+        counts[kind] += 1
+    return tuple(found)
+
+
+def _inside_heads(parts: _Parts) -> set[str]:
+    """Return the values that follow from a head's linear map."""
+    first = min((_position(b) for b in parts.blocks), default=-1)
+    inner = _read_by_blocks(parts)
+    heads = (x for x in parts.linears if _is_head(x, first) and x.node.index not in inner)
+    values = {x.output for x in heads}
+    for node in parts.graph.nodes:
+        if not values.isdisjoint((*node.inputs, *node.captured)):
+            values.update(node.outputs)
+    return values
 
 
 def _index_sources(graph: Graph) -> dict[str, str]:

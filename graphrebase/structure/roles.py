@@ -317,7 +317,8 @@ def norm_roles(
         view = constant_view(graph, shapes, match.parts[part]) if part in match.parts else None
         if view is not None and view.matrix != (1,):
             flat = view.shaped((int(np.prod(view.shape)),))
-            yield Role(f"{name}.{part}", "norm", flat, (space,), match.node.index)
+            kind = "head" if name.startswith("head.") else "norm"
+            yield Role(f"{name}.{part}", kind, flat, (space,), match.node.index)
 
 
 def embedding_roles(

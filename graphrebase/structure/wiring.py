@@ -47,8 +47,8 @@ class Origin:
 def norm_facts(structure: Structure) -> dict[str, NormFacts]:
     """Return the norms of a model by the value that each gives."""
     found = {}
-    for number, match in enumerate(structure.norms):
-        gain, bias = f"norm.{number}.gain", f"norm.{number}.bias"
+    for stem, match in zip(structure.norm_stems, structure.norms, strict=True):
+        gain, bias = f"{stem}.gain", f"{stem}.bias"
         found[match.parts["output"]] = NormFacts(
             gain if gain in structure.roles else None,
             bias if bias in structure.roles else None,

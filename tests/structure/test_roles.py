@@ -57,3 +57,16 @@ def test_points_follow_the_stream() -> None:
     pairs = [(skip.before, skip.after) for skip in found.skips]
     assert pairs == [(f"residual.{p}", f"residual.{p + 1}") for p in range(4)]
     assert structure("vit-cls", "ts17-eager", "shared").skips == ()
+
+
+def test_a_norm_inside_a_head_is_of_the_head() -> None:
+    found = structure("bert-mlm", "ts17-eager")
+    inside = {name: role.kind for name, role in found.roles.items() if "norm." in name}
+    assert [inside[f"head.norm.0.{part}"] for part in ("gain", "bias")] == ["head"] * 2
+    assert [name for name in inside if name.startswith("norm.5")] == []
+    assert inside["norm.4.gain"] == "norm"
+
+
+@pytest.mark.parametrize("family", ["vit-cls", "gpt2"])
+def test_control_a_norm_before_the_head_is_of_the_body(family: str) -> None:
+    assert not any(name.startswith("head.norm") for name in structure(family, "ts17-eager").roles)
