@@ -231,7 +231,7 @@ def _hidden(source: _Source) -> dict[str, tuple[str, ...]]:
 def carried_heads(
     finetuned: Structure, body: Body, target: Structure | None = None
 ) -> dict[str, Linear]:
-    """Return heads on the residual stream that only the fine-tuned model has, by stem.
+    """Return the linear maps of the fine-tuned model's heads that read the stream, by stem.
 
     Args:
         finetuned: A_ft.
@@ -244,11 +244,10 @@ def carried_heads(
         last = tower.points[-1] if stream is None else stream.points[-1]
         for name in head_roles(finetuned, last):
             stem = name.removesuffix(".weight")
-            if stem not in body.linears:
-                linear = source.linear(stem, (None, tower.points[-1]), 1)
-                if target is not None and stream is not None:
-                    linear = _renamed(linear, target, number, finetuned, stream)
-                found[stem] = linear
+            linear = source.linear(stem, (None, tower.points[-1]), 1)
+            if target is not None and stream is not None:
+                linear = _renamed(linear, target, number, finetuned, stream)
+            found[stem] = linear
     return found
 
 

@@ -18,10 +18,12 @@ from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.folded import FittedMove, folded_move
 from graphrebase.rebase.given import ENOUGH, Given, samples
+from graphrebase.rebase.graft import new_heads
 from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
-from graphrebase.runtime import Session, generate, probe_kind
+from graphrebase.runtime import Session, generate, probe_kind, table_limit
+from graphrebase.runtime.head_probes import generate_for_head, head_probe_kind
 from graphrebase.runtime.probes import SECONDS
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
@@ -29,6 +31,8 @@ from graphrebase.structure import Structure
 LOG = logging.getLogger(__name__)
 GENERATED_IMAGE_KEEP = 0.1
 """Weight of keep probes beside generated images of the task, which say less than real ones."""
+SPARE = 0.2
+"""Share of generated inputs for a new head that nothing is fitted on."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -45,6 +49,7 @@ class Probing:
         beside: generated sequences that ``task`` holds beside the given ones; None for none.
         note: how that was done.
         seconds: time that it took.
+        spare: generated inputs of the task that nothing is fitted on, to compare results.
     """
 
     task: Arrays
@@ -55,6 +60,7 @@ class Probing:
     beside: Arrays | None = None
     note: str = ""
     seconds: float = 0.0
+    spare: Arrays | None = None
 
     def on(self, task: Arrays | None) -> Probing:
         """Return the same on other given inputs of the task; on the same where there are none."""
@@ -141,6 +147,14 @@ class ProbeSource:
             self._found = _find_probes(self.structures, self.given, self.seed, self.progress)
         return self._found
 
+    def useful(self) -> bool:
+        """Return whether there are probes, or probes worth making.
+
+        Raises:
+            UsageError: onnxruntime is not installed.
+        """
+        return self.given.probes is not None or can_probe(self.structures)
+
     def without(self, fold: int) -> Probing:
         """Return probes without another part than the first."""
         return self.get().on(self.given.fitted(fold))
@@ -156,12 +170,14 @@ def _find_probes(
     """Return given probes and keep probes, or generated ones, and options that suit them.
 
     A few given sequences do better with generated ones beside them (measured on causal models: .51
-    of the gain in place of .42 with 16 sequences, no worse with 64); images do not mix.
+    of the gain in place of .42 with 16 sequences, no worse with 64); images do not mix. Under a
+    head that B lacks nothing is left of what B did itself, so nothing is kept.
     """
     options, task, keep = FitOptions(), given.fitted(), given.keep
+    new_head = _has_new_head(structures)
     few = task is not None and samples(task) < ENOUGH and _tokens_per_sample(task)
-    if task is not None and keep is not None and not few:
-        return Probing(task, keep, options)
+    if task is not None and (new_head or (keep is not None and not few)):
+        return Probing(task, keep or {}, options)
     base, finetuned, target = (
         Session(structures[n].model.path) for n in ("base", "finetuned", "target")
     )
@@ -169,12 +185,23 @@ def _find_probes(
     progress(f"generating probes, {SECONDS:.0f} s allowed", 0, 0)
     notes: list[str] = []
     began = time.perf_counter()
-    made = generate(
-        base, finetuned, target, graph, structures["target"].graph,
-        seed=seed, length=few or None, note=notes.append,
-    )  # fmt: skip
+    if new_head:
+        made = generate_for_head(
+            base, finetuned, target, graph,
+            bias=_output_bias(structures["base"]), seed=seed, note=notes.append,
+        )  # fmt: skip
+    else:
+        made = generate(
+            base, finetuned, target, graph, structures["target"].graph,
+            seed=seed, length=few or None, note=notes.append,
+        )  # fmt: skip
     seconds, note = time.perf_counter() - began, "; ".join(notes)
     LOG.info("probes: %s, in %.0f s", note, seconds)
+    if new_head:
+        task, spare = _halved(made.task, SPARE, seed)
+        return Probing(
+            task, keep or {}, options, made.kind, frozenset({"task"}), None, note, seconds, spare
+        )
     if task is None and made.kind == "image":
         options = replace(options, keep=GENERATED_IMAGE_KEEP)
     generated = frozenset(n for n, x in (("task", task), ("keep", keep)) if x is None)
@@ -206,11 +233,41 @@ def _joined(task: Arrays, beside: Arrays | None) -> Arrays:
     }
 
 
-def can_probe(finetuned: Structure) -> bool:
-    """Return whether useful probes can be made for a model: it is a language or vision model.
+def _output_bias(base: Structure) -> np.ndarray | None:
+    """Return the bias of an output with a value per token of the vocabulary; None without one."""
+    rows = table_limit(base.graph)
+    found = [
+        name
+        for name, role in base.roles.items()
+        if name.startswith("head.tokens") and name.endswith(".bias") and role.view.shape == (rows,)
+    ]
+    return base.read(found[-1]) if found else None
+
+
+def _halved(arrays: Arrays, share: float, seed: int) -> tuple[Arrays, Arrays]:
+    """Return arrays without a share of their samples, and these."""
+    order = np.random.default_rng(seed).permutation(samples(arrays))
+    cut = round(share * len(order))
+    parts = np.sort(order[cut:]), np.sort(order[:cut])
+    first, second = ({n: array[rows] for n, array in arrays.items()} for rows in parts)
+    return first, second
+
+
+def _has_new_head(structures: Mapping[str, Structure]) -> bool:
+    """Return whether A_ft has a head that A or B lacks."""
+    base, finetuned, target = (structures[n] for n in ("base", "finetuned", "target"))
+    return bool(new_heads(finetuned, base) or new_heads(finetuned, target))
+
+
+def can_probe(structures: Mapping[str, Structure]) -> bool:
+    """Return whether useful probes can be made: for language and vision models.
 
     Raises:
         UsageError: onnxruntime is not installed.
         InputError: onnxruntime refuses the model.
     """
-    return probe_kind(Session(finetuned.model.path), finetuned.graph) != "other"
+    finetuned = structures["finetuned"]
+    session = Session(finetuned.model.path)
+    if _has_new_head(structures):
+        return head_probe_kind(session) != "other"
+    return probe_kind(session, finetuned.graph) != "other"

@@ -23,7 +23,7 @@ class FoldedMove:
     Attributes:
         body: what A and B have in common.
         linears: its linear maps by stem.
-        heads: heads that only A_ft has, by stem.
+        heads: maps of A_ft's heads that read the stream, by stem.
         tied: embedding table that a head holds a copy of, both ways.
         kept: norm roles that stay B's, because their readers carry the change.
         alignment: the maps.
@@ -123,7 +123,8 @@ def folded_move(
     """
     heads = carried_heads(finetuned, body, target if names is not None else None)
     if names is not None:
-        names = {**names, **{r: r for x in heads.values() for r in (x.weight, x.bias)}}
+        new = [x for stem, x in heads.items() if stem not in body.linears]
+        names = {**names, **{r: r for x in new for r in (x.weight, x.bias)}}
     readers = Reader(base, names), Reader(finetuned, names), Reader(target)
     norms = [x.norm for x in body.linears.values() if x.norm is not None]
     carried = (x.carried for x in body.linears.values())

@@ -125,5 +125,5 @@ def _unlabelled(path: Path) -> Arrays:
 
 
 def samples(arrays: Arrays) -> int:
-    """Return the number of samples."""
-    return len(next(iter(arrays.values())))
+    """Return the number of samples, 0 of no arrays."""
+    return min((len(array) for array in arrays.values()), default=0)

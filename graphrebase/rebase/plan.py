@@ -6,11 +6,12 @@ theta = theta_B + alpha * pi(theta_A_ft - theta_A), role by role, in the layout 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from graphrebase.align import Alignment, Space, transport
+from graphrebase.align.body import FloatArray
 from graphrebase.errors import MismatchError, VerificationError
 from graphrebase.rebase.folded import FittedMove, FoldedMove
 from graphrebase.structure import Role, Structure
@@ -38,6 +39,23 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """Values of heads that only A_ft has, in B's basis, by role; alpha does not scale them.
+
+    Attributes:
+        moved: as A_ft has them.
+        refitted: fitted again for what B computes; empty if they were not.
+    """
+
+    moved: Mapping[str, FloatArray]
+    refitted: Mapping[str, FloatArray] = field(default_factory=dict)
+
+    def get(self, role: str) -> FloatArray | None:
+        """Return the value of a role, None where it is of no new head."""
+        return self.refitted.get(role, self.moved.get(role))
+
+
+@dataclass(frozen=True, slots=True)
 class TaskVector:
     """The fine-tuning of A, moved onto B, role by role.
 
@@ -50,6 +68,7 @@ class TaskVector:
         folded: moves linear maps in folded form (orthogonal methods); None moves every role by
             itself (permutations).
         resized: A and B differ in width or depth, so that roles of one name need not correspond.
+        heads: of heads that only A_ft has; None: each role moves by itself.
     """
 
     base: Structure
@@ -61,6 +80,7 @@ class TaskVector:
     alpha: float
     folded: FoldedMove | FittedMove | None = None
     resized: bool = False
+    heads: Heads | None = None
 
     def moved(self, role: str) -> np.ndarray:
         """Return theta_B + alpha * pi(theta_A_ft - theta_A), float64.
@@ -70,6 +90,8 @@ class TaskVector:
         Raises:
             VerificationError: a weight is not finite.
         """
+        if self.heads is not None and (known := self.heads.get(role)) is not None:
+            return known
         if self.resized:
             change = None if self.folded is None else self.folded.change(role)
             return _finite(self.target, role) + (0.0 if change is None else self.alpha * change)
@@ -82,6 +104,8 @@ class TaskVector:
             _finite(s, role) if role in s.roles else np.zeros(shape)
             for s in (self.finetuned, self.base, self.target)
         )
+        if self.alpha == 0.0:
+            return goal
         if self.folded is not None and (change := self.folded.change(role)) is not None:
             return goal + self.alpha * change
         axes = self.axes.get(role) or self._own_axes(role)
@@ -89,6 +113,8 @@ class TaskVector:
 
     def carried(self, role: str) -> np.ndarray:
         """Return a role that only A_ft has, in B's basis."""
+        if self.heads is not None and (known := self.heads.get(role)) is not None:
+            return known
         values = _finite(self.finetuned, role)
         if self.folded is not None and (carried := self.folded.carried(role)) is not None:
             return carried

@@ -12,10 +12,19 @@ from graphrebase.align import load as load_alignment
 from graphrebase.errors import MismatchError, UsageError
 from graphrebase.io import check_target, read_model
 from graphrebase.progress import Progress, silent
+from graphrebase.rebase.control import (
+    CONTROL,
+    HeadReport,
+    Trials,
+    head_report,
+    probes_for_heads,
+    try_heads,
+)
 from graphrebase.rebase.ends import find_counterparts
 from graphrebase.rebase.fitting import ProbeSource, Probing
 from graphrebase.rebase.given import Arrays, Given, least_probes, read_given, samples
 from graphrebase.rebase.graft import Holder, graft_head, new_heads
+from graphrebase.rebase.heads import with_moved_heads
 from graphrebase.rebase.pairing import check_architecture, check_family, pair, same_sizes
 from graphrebase.rebase.plan import make_plan
 from graphrebase.rebase.rows import Matched, match_rows
@@ -41,6 +50,8 @@ class Prepared:
         verdict: what can be said of it without labels.
         given: the inputs that the user brought.
         refitted: whether probes that were held out were fitted on in the end.
+        trials: result and control under a new head that was fitted again; None without.
+        head: what was done to new heads; None where there are none.
     """
 
     case: Case
@@ -49,6 +60,8 @@ class Prepared:
     verdict: Verdict
     given: Given
     refitted: bool = False
+    trials: Trials | None = None
+    head: HeadReport | None = None
 
     @property
     def alignment(self) -> Alignment:
@@ -119,9 +132,27 @@ def prepare(
         names,
         matched.vocabularies,
     )
-    task = find_task(case, stored)
-    prepared = Prepared(case, task, _candidate(task, case), unverified(""), given)
-    return _judged(prepared, output)
+    return _judged(_prepared(case, find_task(case, stored)), output)
+
+
+def _prepared(case: Case, task: Task) -> Prepared:
+    """Return a rebase before it is judged, new heads moved and fitted again."""
+    candidate = _candidate(task, case)
+    plain = Prepared(case, task, candidate, unverified(""), case.probes.given)
+    if not candidate.new_head:
+        return plain
+    trials = None
+    try:
+        probing, reason = probes_for_heads(case, task)
+        if probing is not None:
+            case.progress("fitting the new head", 0, 0)
+            trials = try_heads(candidate, probing.task, case.vocabularies)
+            plain = replace(plain, task=replace(task, probing=probing))
+    except UsageError as error:
+        reason = error.message
+    candidate = with_moved_heads(candidate) if trials is None else trials.own.candidate
+    head = head_report(trials, candidate, reason)
+    return replace(plain, candidate=candidate, trials=trials, head=head)
 
 
 def _names(structures: Mapping[str, Structure]) -> dict[str, str] | None:
@@ -190,44 +221,96 @@ def _scores_tokens(finetuned: Structure) -> bool:
 
 
 def _judged(prepared: Prepared, output: Path | None) -> Prepared:
-    """Return the same with its verdict; with plain addition in its place where that is better."""
+    """Return the same with its verdict; with a rival in its place where that is better."""
     case, method = prepared.case, prepared.alignment.method
     given = prepared.given
-    held = given.held_out() if method == "fit" else given.unseen()
+    fits = method == "fit" or prepared.trials is not None
+    held = given.held_out() if fits else given.unseen()
     if held is None:
-        return replace(prepared, verdict=unverified(_why_unverified(prepared)))
-    naive = prepared.naive() if method != "naive" else None
-    rivals = {} if naive is None else {"naive": naive}
+        unknown = replace(prepared, verdict=unverified(_why_unverified(prepared)))
+        return _compared(unknown, output)
+    rivals = _rivals(prepared)
     try:
-        found = judge(
-            {method: prepared.candidate, **rivals},
-            held,
-            beside=output,
-            progress=case.progress,
-            vocabularies=case.vocabularies,
-        )
+        found = _judge(case, {method: prepared.candidate, **rivals}, held, output)
     except UsageError as error:
         return replace(prepared, verdict=unverified(error.message))
-    again = method == "fit" and given.worth_refitting and _cheap(prepared)
+    again = fits and given.worth_refitting and _cheap(prepared)
     for fold in range(1, len(given.folds) if again else 0):
         other = _fitted_on(prepared, case.probes.without(fold))
         part = given.held_out(fold)
         assert part is not None
-        more = judge(
-            {method: other.candidate, **rivals},
-            part,
-            beside=output,
-            progress=case.progress,
-            vocabularies=case.vocabularies,
-        )
+        tried = {method: other.candidate, **rivals, **_control(other)}
+        more = _judge(case, tried, part, output)
         found = {name: tally + more[name] for name, tally in found.items()}
-    own, rival = found[method], found.get("naive")
-    if case.settings.method == "auto" and rival is not None and _better(rival, own):
-        return _plain(prepared, conclude(rival, {method: own}))
-    verdict = conclude(own, {"naive": rival} if rival is not None else {})
     if again:
         prepared = replace(_fitted_on(prepared, case.probes.whole()), refitted=True)
-    return replace(prepared, verdict=verdict)
+    return _chosen(prepared, found)
+
+
+def _rivals(prepared: Prepared) -> dict[str, Candidate]:
+    """Return what else might be better: the control of a new head, else plain addition."""
+    if prepared.trials is not None:
+        return _control(prepared)
+    naive = prepared.naive() if prepared.alignment.method != "naive" else None
+    return {} if naive is None or prepared.head is not None else {"naive": naive}
+
+
+def _control(prepared: Prepared) -> dict[str, Candidate]:
+    trials = prepared.trials
+    return {} if trials is None else {CONTROL: trials.control.candidate}
+
+
+def _chosen(prepared: Prepared, found: Mapping[str, Tally]) -> Prepared:
+    """Return the best by the evidence under `auto`, else the method asked for."""
+    method = prepared.alignment.method
+    own = found[method]
+    rivals = {name: tally for name, tally in found.items() if name != method}
+    if prepared.head is not None and prepared.trials is not None:
+        head = replace(prepared.head, by=f"evidence on {own.samples} held-out probes")
+        prepared = replace(prepared, head=head)
+    for name, rival in rivals.items():
+        if prepared.case.settings.method == "auto" and _better(rival, own):
+            take = _plain if name == "naive" else _untouched
+            return take(prepared, conclude(rival, {method: own}))
+    return replace(prepared, verdict=conclude(own, rivals))
+
+
+def _compared(prepared: Prepared, output: Path | None) -> Prepared:
+    """Return the better of a result and its control where no real input can tell.
+
+    Generated inputs that nothing was fitted on say little of a result, but they say which of two is
+    closer to A_ft; without them, the head's own fit says it.
+    """
+    trials, head, probing = prepared.trials, prepared.head, prepared.task.probing
+    if trials is None or head is None or probing is None:
+        return prepared
+    method = prepared.alignment.method
+    own, control, by = trials.own.lost, trials.control.lost, "probes left out of the head's fit"
+    if probing.spare:
+        tried = {method: trials.own.candidate, **_control(prepared)}
+        found = _judge(prepared.case, tried, probing.spare, output)
+        if not found[method].fault:
+            own, control = (found[n].lost / found[n].scored for n in (method, CONTROL))
+            by = f"{found[method].samples} generated probes left out of both"
+    prepared = replace(prepared, head=replace(head, by=by))
+    if prepared.case.settings.method == "auto" and control < own:
+        return _untouched(prepared, prepared.verdict)
+    return prepared
+
+
+def _untouched(prepared: Prepared, verdict: Verdict) -> Prepared:
+    """Return the control in place of a method that does worse: B as it is under the new head."""
+    assert prepared.trials is not None and prepared.head is not None
+    method = prepared.alignment.method
+    why = f"the target untouched, its new head fitted again, does better than {method}"
+    alignment = replace(prepared.task.alignment, method=CONTROL)
+    return replace(
+        prepared,
+        task=replace(prepared.task, alignment=alignment, why=why),
+        candidate=prepared.trials.control.candidate,
+        head=replace(prepared.head, kept="control"),
+        verdict=verdict,
+    )
 
 
 def _judge(
@@ -243,8 +326,11 @@ def _judge(
 
 
 def _fitted_on(prepared: Prepared, probing: Probing) -> Prepared:
-    task = fitted_again(prepared.case, prepared.task, probing)
-    return replace(prepared, task=task, candidate=_candidate(task, prepared.case))
+    """Return the same fitted on other probes; other methods than `fit` fit their new heads only."""
+    task = replace(prepared.task, probing=probing)
+    if prepared.alignment.method == "fit":
+        task = fitted_again(prepared.case, prepared.task, probing)
+    return _prepared(prepared.case, task)
 
 
 def _cheap(prepared: Prepared) -> bool:
@@ -276,7 +362,7 @@ def _plain(prepared: Prepared, verdict: Verdict) -> Prepared:
 
 def _why_unverified(prepared: Prepared) -> str:
     given, probing = prepared.given, prepared.task.probing
-    fits = prepared.alignment.method == "fit"
+    fits = prepared.alignment.method == "fit" or prepared.trials is not None
     least = least_probes(given.least) if fits else given.least
     if given.probes is not None:
         return f"too few probes to judge by: give {least} or more"

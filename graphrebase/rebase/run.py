@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from graphrebase import __version__
 from graphrebase.align import Alignment
 from graphrebase.io import read_model
 from graphrebase.progress import Progress, silent
+from graphrebase.rebase.control import HeadReport
 from graphrebase.rebase.given import samples
 from graphrebase.rebase.plan import Entry
 from graphrebase.rebase.prepare import Prepared, prepare
@@ -59,6 +61,7 @@ class Result:
         output: the file written, None after a dry run.
         verdict: what can be said without labels.
         probes: what the result was fitted on; None if on nothing.
+        head: what was done to heads that neither base has; None where there are none.
     """
 
     method: str
@@ -72,6 +75,7 @@ class Result:
     output: Path | None
     verdict: Verdict
     probes: Probes | None
+    head: HeadReport | None = None
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -136,6 +140,7 @@ def rebase(
         output=output,
         verdict=prepared.verdict,
         probes=_probes(prepared),
+        head=prepared.head,
     )
 
 
@@ -170,4 +175,10 @@ def _provenance(prepared: Prepared, settings: Settings) -> str:
     }
     if verdict.evidence is not None:
         record["evidence"] = round(verdict.evidence, 4)
+    if prepared.head is not None:
+        record["new_head"] = _rounded(asdict(prepared.head))
     return json.dumps(record, sort_keys=True)
+
+
+def _rounded(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}

@@ -20,7 +20,7 @@ from graphrebase.errors import InputError, MismatchError, UsageError, Verificati
 from graphrebase.io import read_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import build_body
-from graphrebase.rebase.fitting import ProbeSource, Probing, can_probe, fit_models
+from graphrebase.rebase.fitting import ProbeSource, Probing, fit_models
 from graphrebase.rebase.folded import folded_move
 from graphrebase.rebase.graft import Holder
 from graphrebase.rebase.pairing import (
@@ -202,7 +202,7 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
         return _fit(case, choice, case.probes.get())
     if settings.method == "auto" and choice.method == "anchored":
         try:
-            choice = _fit_if_it_runs(case.structures, settings, choice)
+            choice = _fit_if_it_runs(case, choice)
             if choice.method == "fit":
                 task = _fit(case, choice, case.probes.get())
                 if not _is_permuted(task.alignment):
@@ -231,7 +231,7 @@ def _fit_resized(case: Case, stored: Alignment | None) -> Task:
             where=f"{base.model.path} and {target.model.path}",
             hint="use --method fit, which maps one size to another",
         )
-    if case.settings.probes is None and not can_probe(case.structures["finetuned"]):
+    if not case.probes.useful():
         raise MismatchError(
             "base and target differ in size, which takes a fit, and no inputs can be made up for "
             "this kind of model",
@@ -276,13 +276,11 @@ def _same_in_another_basis(
     return rotated, "target is the base in another basis"
 
 
-def _fit_if_it_runs(
-    structures: Mapping[str, Structure], settings: Settings, choice: _Choice
-) -> _Choice:
+def _fit_if_it_runs(case: Case, choice: _Choice) -> _Choice:
     """Return the choice of `fit`, if there are probes for it or probes worth making."""
-    if settings.residual == "shared":
+    if case.settings.residual == "shared":
         return replace(choice, why=f"{choice.why}; fit needs a map per residual point")
-    if settings.probes is None and not can_probe(structures["finetuned"]):
+    if not case.probes.useful():
         return replace(choice, why=f"{choice.why}; fit needs --probes for this kind of model")
     return replace(choice, method="fit", why=f"{choice.why}, and the models run here")
 

@@ -13,7 +13,7 @@ import numpy as np
 from graphrebase.io import write_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.folded import FittedMove
-from graphrebase.rebase.plan import CARRIED, Entry, TaskVector, replacements
+from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
 from graphrebase.rebase.runs import complete
 from graphrebase.runtime import Session
 from graphrebase.runtime.verdict import Goal, Tally, measure
@@ -48,10 +48,12 @@ class Candidate:
 
     def untouched(self) -> Candidate:
         """Return B as it is, with the moved head of A_ft where B has none."""
-        folded = self.vector.folded
+        folded, heads = self.vector.folded, self.vector.heads
         if isinstance(folded, FittedMove):
             folded = replace(folded, changes={})
-        return replace(self, vector=replace(self.vector, alpha=0.0, folded=folded))
+        if heads is not None:
+            heads = Heads(heads.moved)
+        return replace(self, vector=replace(self.vector, alpha=0.0, folded=folded, heads=heads))
 
     def write(
         self,

@@ -85,6 +85,7 @@ def rebase_data(result: Result) -> dict[str, Any]:
         "outlook": outlook(result),
         "verdict": verdict_data(result.verdict),
         "probes": None if result.probes is None else asdict(result.probes),
+        "new_head": None if result.head is None else asdict(result.head),
         "roles": result.counts,
         "exceptions": [asdict(e) for e in result.plan if e.action != "moved"],
         "sha256": dict(result.sha256),

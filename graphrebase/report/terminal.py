@@ -136,6 +136,8 @@ def rebase_tables(data: Data) -> list[RenderableType]:
     items: list[RenderableType] = [*alignment_tables({**data, "output": None}), roles]
     if data["exceptions"]:
         items.append(_table("not moved", ("role", "action", "reason"), _exceptions(data)))
+    if data["new_head"] is not None:
+        items.append(_head_facts(data["new_head"]))
     items.append(_verdict_facts(data))
     items.append(f"outlook: {escape(data['outlook'])}")
     items.append(escape(f"written: {data['output'] or 'nothing (dry run)'}"))
@@ -152,6 +154,24 @@ def _exceptions(data: Data) -> list[tuple[str, str, str]]:
         shown = roles if len(roles) <= MANY else [f"{roles[0]} and {len(roles) - 1} more"]
         rows += [(role, action, reason) for role in shown]
     return rows
+
+
+def _head_facts(head: Data) -> Table:
+    """Render what was done to a head that neither base has, beside its control."""
+    facts: list[tuple[str, object]] = [("maps", ", ".join(head["heads"]))]
+    if not head["refitted"]:
+        facts.append(("moved, not fitted again", head["reason"]))
+        return _facts("new head", facts)
+    facts += [
+        ("fitted again on", f"{head['probes']} probes"),
+        ("far from fine-tuned", f"{head['lost']:.3f} nats ({head['moved']:.3f} if only moved)"),
+        (
+            "control, target untouched",
+            f"{head['control']:.3f} nats ({head['control_moved']:.3f} if only moved)",
+        ),
+        ("kept", f"the {head['kept']}, by {head['by']}"),
+    ]
+    return _facts("new head", facts)
 
 
 def _verdict_facts(data: Data) -> Table:
@@ -177,7 +197,7 @@ def probes_text(probes: Data) -> str:
         ("keep", probes["keep"], "keep probes"),
     ):
         origin = "generated" if name in probes["generated"] else "given"
-        parts.append(f"{count} {origin} {what}")
+        parts.append(f"{count} {origin} {what}" if count else f"no {what}")
     if probes["refitted"]:
         parts.append("those held out for the verdict among them")
     if probes["seconds_allowed"] is not None:

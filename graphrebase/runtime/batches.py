@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -59,6 +59,32 @@ def predict(
         values = session.run(inputs, outputs=[output])[output]
         found.append(values[:count] if values.shape[:1] == (size,) else values)
     return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def outputs(
+    session: Session, arrays: Mapping[str, np.ndarray], names: Sequence[str], *, size: int = 16
+) -> dict[str, np.ndarray]:
+    """Return several outputs for all samples, runs of whole batches as in ``predict``.
+
+    Args:
+        session: the model.
+        arrays: one array per input, axis 0 the samples.
+        names: of the outputs.
+        size: samples per run; a model with a fixed size is run in that.
+
+    Raises:
+        VerificationError: the model does not run.
+    """
+    samples = min(len(array) for array in arrays.values())
+    size = fixed_batch(session) or min(size, samples)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for first in range(0, samples, size):
+        count = min(size, samples - first)
+        inputs = {name: _rows(array, first, first + count, size) for name, array in arrays.items()}
+        for name, values in session.run(inputs, outputs=names).items():
+            # rows of several tokens may lie one after the other in axis 0
+            found[name].append(values[: len(values) * count // size])
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def _rows(array: np.ndarray, start: int, stop: int, size: int) -> np.ndarray:

@@ -79,7 +79,7 @@ def generate(
         note: told what is generated.
     """
     rng = np.random.default_rng(seed)
-    tokens, image = token_input(finetuned), _image_input(finetuned)
+    tokens, image = token_input(finetuned), image_input(finetuned)
     kind = probe_kind(finetuned, graph, seed=seed)
     if kind == "text" and tokens is not None:
         task, keep = (
@@ -98,7 +98,7 @@ def probe_kind(session: Session, graph: Graph, *, seed: int = 0) -> str:
     """Return how probes for a model are made: ``text``, ``image`` or ``other``."""
     if token_input(session) is not None:
         return "text" if _is_language(session, graph, seed) else "other"
-    single = _image_input(session) is not None and len(session.inputs) == 1
+    single = image_input(session) is not None and len(session.inputs) == 1
     return "image" if single else "other"
 
 
@@ -112,12 +112,14 @@ def token_input(session: Session) -> str | None:
     return None
 
 
-def _image_input(session: Session) -> str | None:
+def image_input(session: Session) -> str | None:
+    """Return the input that holds images: the only float one of rank 4."""
     found = [n for n, s in session.inputs.items() if s.dtype.kind == "f" and len(s.shape) == 4]
     return found[0] if len(found) == 1 else None
 
 
-def _length(session: Session, graph: Graph) -> int:
+def sequence_length(session: Session, graph: Graph) -> int:
+    """Return the length of generated sequences: the declared one, or what the tables allow."""
     declared = [s.shape[1] for s in session.inputs.values() if len(s.shape) == 2]
     fixed = next((d for d in declared if isinstance(d, int)), None)
     limit = length_limit(graph)
@@ -125,7 +127,7 @@ def _length(session: Session, graph: Graph) -> int:
 
 
 def _random(session: Session, graph: Graph, seed: int) -> Arrays:
-    length = min(_length(session, graph), 32)
+    length = min(sequence_length(session, graph), 32)
     vocabulary = table_limit(graph)
     return synthetic_inputs(session, batch=OTHERS, length=length, seed=seed, vocabulary=vocabulary)
 
@@ -137,7 +139,7 @@ def _logits(session: Session, inputs: Arrays) -> np.ndarray:
 
 def _is_language(session: Session, graph: Graph, seed: int) -> bool:
     """Return whether the model gives one distribution over its vocabulary per token."""
-    inputs = synthetic_inputs(session, batch=1, length=_length(session, graph), seed=seed)
+    inputs = synthetic_inputs(session, batch=1, length=sequence_length(session, graph), seed=seed)
     found = _logits(session, inputs)
     return found.ndim == 3 and found.shape[-1] >= table_limit(graph)
 
@@ -153,7 +155,7 @@ def sample(
     note: Note,
 ) -> Arrays:
     """Return sequences drawn from a language model, with masks and positions, ready to run."""
-    vocabulary, length = table_limit(graph), length or _length(session, graph)
+    vocabulary, length = table_limit(graph), length or sequence_length(session, graph)
     batch = session.inputs[tokens].shape[0]
     count = batch if isinstance(batch, int) else SEQUENCES
     start = synthetic_inputs(session, batch=count, length=length, seed=0, vocabulary=vocabulary)
@@ -184,7 +186,7 @@ def _draw_forward(
     """Draw token after token; what follows is not seen by a causal model."""
     for place in range(1, inputs[tokens].shape[1]):
         logits = _logits(session, inputs)[:, place - 1, :vocabulary]
-        inputs[tokens][:, place] = _draw(logits, rng)
+        inputs[tokens][:, place] = draw(logits, rng)
     return inputs
 
 
@@ -197,11 +199,11 @@ def _redraw(
         places = rng.random(ids.shape) < REDRAWN
         ids[places] = rng.integers(0, vocabulary, int(places.sum()))
         logits = _logits(session, inputs)[..., :vocabulary]
-        ids[places] = _draw(logits[places], rng)
+        ids[places] = draw(logits[places], rng)
     return inputs
 
 
-def _draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return one index per row, drawn from its softmax (Gumbel trick)."""
     return np.asarray(np.argmax(logits + rng.gumbel(size=logits.shape), axis=-1))
 

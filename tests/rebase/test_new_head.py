@@ -1,16 +1,25 @@
-"""A head that only the fine-tuned model has is moved into the target's basis."""
+"""A head that only the fine-tuned model has is moved into the target's basis and fitted again."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from planted import edit_weights, permuted
+from planted import edit_weights, noise, permuted
+from zoo_fixture import zoo_model
 from zoo_models.exporting import export
 from zoo_models.modules import make_module
 
-from graphrebase.rebase import Settings, rebase
+from graphrebase.io import read_model
+from graphrebase.rebase import Settings, prepare, rebase
+from graphrebase.rebase.heads import new_heads
+from graphrebase.runtime import Session
+from graphrebase.runtime.head_probes import Signs, generate_for_head
+from graphrebase.structure import find_structure
 from graphrebase.verify import verify_function
 
 
@@ -63,3 +72,121 @@ def test_control_without_the_fine_tuning_it_is_another_function(
     settings = Settings(method="transfusion", template="target", alpha=0.0)
     rebase(base, finetuned, target, output, settings)
     assert not verify_function(finetuned, output)["passed"]
+
+
+def divergence(model: Path, tuned: Path, inputs: Mapping[str, np.ndarray]) -> float:
+    """Return the mean KL(tuned || model) of the logits."""
+    logs = []
+    for path in (tuned, model):
+        logits = Session(path).run(inputs, outputs=["logits"])["logits"].astype(np.float64)
+        logs.append(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
+    return float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean())
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A and A_ft as above, B a permuted A with so much noise that the moved head misreads it."""
+    folder = tmp_path_factory.mktemp("strangers")
+    module, body = make_module("vit-cls", 0)[0], make_module("vit", 0)[0]
+    body.model.load_state_dict(module.model.vit.state_dict(), strict=False)
+    names = ("base", "exact", "finetuned", "clean", "target", "probes", "held")
+    paths = {n: folder / f"{n}.onnx" for n in names}
+    export(body, paths["base"], "ts17", "eager")
+    export(module, paths["exact"], "ts17", "eager")
+    edit_weights(paths["exact"], paths["finetuned"], lambda _, a: 1.3 * a)
+    permuted(paths["base"], paths["clean"])
+    edit_weights(paths["clean"], paths["target"], noise(0.6, 3))
+    rng = np.random.default_rng(5)
+    for name, count in (("probes", 80), ("held", 64)):
+        paths[name] = folder / f"{name}.npz"
+        images = rng.standard_normal((count, 3, 24, 24)).astype(np.float32)
+        np.savez(paths[name], pixel_values=images)
+    return paths
+
+
+def settings(paths: Mapping[str, Path], method: str, *, given: bool = True) -> Settings:
+    return Settings(method=method, probes=paths["probes"] if given else None)
+
+
+@pytest.mark.parametrize("method", ["anchored", "fit", "auto"])
+def test_a_new_head_is_fitted_again(
+    strangers: dict[str, Path], tmp_path: Path, method: str
+) -> None:
+    models = (strangers[n] for n in ("base", "finetuned", "target"))
+    output = tmp_path / "out.onnx"
+    result = rebase(*models, output, settings(strangers, method))
+    head = result.head
+    assert head is not None and head.refitted and head.heads == ("head.pooled.0.weight",)
+    assert head.lost is not None and head.control is not None and head.moved is not None
+    assert head.lost < head.moved
+    assert result.verdict.evidence is not None
+    assert (result.method == "refit") == (head.kept == "control")
+    stored = {p.key: p.value for p in onnx.load(output).metadata_props}
+    assert json.loads(stored["graphrebase"])["new_head"]["kept"] == head.kept
+
+
+def test_auto_is_never_below_its_control(strangers: dict[str, Path], tmp_path: Path) -> None:
+    models = [strangers[n] for n in ("base", "finetuned", "target")]
+    auto, control = tmp_path / "auto.onnx", tmp_path / "control.onnx"
+    rebase(*models, auto, settings(strangers, "auto"))
+    found = prepare(*models, settings(strangers, "fit"))
+    assert found.trials is not None
+    found.trials.control.candidate.write(control, {})
+    with np.load(strangers["held"]) as held:
+        inputs = dict(held)
+    scores = [divergence(p, strangers["finetuned"], inputs) for p in (auto, control)]
+    assert scores[0] < 1.1 * scores[1]
+
+
+def test_without_inputs_images_are_generated_and_nothing_is_promised(
+    strangers: dict[str, Path],
+) -> None:
+    models = (strangers[n] for n in ("base", "finetuned", "target"))
+    result = rebase(*models, None, settings(strangers, "auto", given=False))
+    assert result.verdict.verdict == "unverified"
+    assert result.head is not None and result.head.refitted
+    assert result.head.by.endswith("generated probes left out of both")
+    assert result.probes is not None and (result.probes.keep, result.probes.kind) == (0, "image")
+
+
+def test_relatives_keep_the_moved_head_unless_inputs_say_otherwise(
+    pair: tuple[Path, Path, Path],
+) -> None:
+    base, finetuned, _ = pair
+    result = rebase(base, finetuned, base, None, Settings())
+    assert result.method == "naive"
+    assert (
+        result.head is not None and not result.head.refitted and "relatives" in result.head.reason
+    )
+
+
+def test_a_pooler_belongs_to_the_head() -> None:
+    base, tuned = (zoo_model(f"{n}-ts17-eager").path for n in ("bert", "bert-cls"))
+    found = prepare(base, tuned, base, Settings(method="naive"))
+    (head,) = new_heads(found.candidate)
+    assert head.last == "head.pooled.1"
+    stems = ("head.pooled.0", "head.pooled.1")
+    assert set(head.roles) == {f"{s}.{p}" for s in stems for p in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("base", ["bert-mlm", "bert"])
+def test_texts_are_drawn_towards_every_class(base: str) -> None:
+    tuned = zoo_model("bert-cls-ts17-eager").path
+    graph = find_structure(read_model(tuned)).graph
+    sessions = [Session(zoo_model(f"{base}-ts17-eager").path), Session(tuned)]
+    task = generate_for_head(*sessions, sessions[0], graph, seconds=5.0).task
+    mixed = {**task, "input_ids": np.random.default_rng(0).permuted(task["input_ids"], axis=None)}
+    means = []
+    for arrays in (task, mixed):
+        logits = sessions[1].run(arrays)["logits"].astype(np.float64)
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        means.append(logs[np.arange(len(logs)), np.arange(len(logs)) % 7].mean())
+    assert means[0] > means[1]
+
+
+def test_a_masked_model_shows_which_tokens_have_a_function() -> None:
+    bias = np.random.default_rng(0).standard_normal(101) - 0.1
+    bias[[7, 3]] = -9.0, -8.0
+    signs = Signs.of(bias)
+    assert (signs.mask, signs.first, signs.silent) == (7, 3, [7, 3])
+    assert Signs.of(None).silent == [] == Signs.of(bias[:5]).silent

@@ -1,0 +1,288 @@
+"""Probes for a head that neither base has, made without any data.
+
+They have to spread over what the head tells apart, or a head fitted on them knows but few classes.
+Text: where the base fills masks in, Gibbs sampling with it, every sequence drawn towards a class of
+its own: a step is taken with probability min(1, (p'/p)^3), p the class's probability by A_ft, which
+samples from about p_base(text) p_A_ft(class | text)^3. Images: those of a pool on which A_ft is
+most confident, class by class.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphrebase.graph import Graph
+from graphrebase.runtime.batches import fixed_batch, outputs, predict
+from graphrebase.runtime.images import pool
+from graphrebase.runtime.probes import (
+    POOL,
+    SECONDS,
+    SELECTED,
+    Note,
+    Probes,
+    draw,
+    find_range,
+    image_input,
+    sequence_length,
+    spread,
+    token_input,
+)
+from graphrebase.runtime.session import Session
+from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
+from graphrebase.runtime.verdict import class_scores
+
+COUNT = 320
+"""Sequences."""
+STEPS = 120
+REDRAWN = 6
+"""Tokens that one step draws again; three times as many in the first third."""
+SHARPNESS = 3.0
+"""Power of the class's probability in a step: above 1, sequences are drawn closer to classes."""
+LEAST_VOCABULARY = 64
+_BATCH = 40
+Arrays = dict[str, np.ndarray]
+
+
+def head_probe_kind(finetuned: Session) -> str:
+    """Return how probes for a new head are made: ``text``, ``image`` or ``other``."""
+    if token_input(finetuned) is not None:
+        return "text"
+    single = image_input(finetuned) is not None and len(finetuned.inputs) == 1
+    return "image" if single else "other"
+
+
+def generate_for_head(
+    base: Session,
+    finetuned: Session,
+    target: Session,
+    graph: Graph,
+    *,
+    bias: np.ndarray | None = None,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    note: Note = lambda _: None,
+) -> Probes:
+    """Return probes for a head that only A_ft has; nothing is to be kept.
+
+    Args:
+        base: A.
+        finetuned: A_ft.
+        target: B, which is not asked.
+        graph: A_ft's graph, for the sizes of its tables.
+        bias: of the output of a base that fills masks in, (V,).
+        seed: of everything random.
+        seconds: time it may take, roughly.
+        note: told what is generated.
+    """
+    rng = np.random.default_rng(seed)
+    tokens, image = token_input(finetuned), image_input(finetuned)
+    if tokens is not None:
+        return Probes(
+            _texts(base, finetuned, graph, Signs.of(bias), rng, seconds, note), {}, "text"
+        )
+    if image is not None:
+        return Probes(_images(finetuned, image, rng, seconds, note), {}, "image")
+    inputs = synthetic_inputs(finetuned, batch=COUNT, length=32, seed=seed)
+    return Probes(inputs, {}, "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """Tokens with a function.
+
+    Attributes:
+        mask: stands for an unknown token; None: random tokens do.
+        first: begins a sequence; None: any.
+    """
+
+    mask: int | None = None
+    first: int | None = None
+
+    @classmethod
+    def of(cls, bias: np.ndarray | None) -> Signs:
+        """Return what the bias (V,) of a masked model's output says.
+
+        Training never asks for these tokens. The stream at a masked place holds the mask's own
+        embedding, which the output's table, tied to it, would read as the mask: nothing is pushed
+        down as far. What begins every sequence comes next (measured on small models).
+        """
+        if bias is None or len(bias) < LEAST_VOCABULARY:
+            return cls()
+        lowest = np.argsort(bias, kind="stable")
+        return cls(int(lowest[0]), int(lowest[1]))
+
+    @property
+    def silent(self) -> list[int]:
+        """Tokens that are never written."""
+        return [token for token in (self.mask, self.first) if token is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """A masked model and its output over the vocabulary."""
+
+    session: Session
+    output: str
+
+
+def _writer(base: Session, tokens: str, vocabulary: int, length: int) -> _Writer | None:
+    """Return the base as a writer of text, None if it gives no distribution per token."""
+    if token_input(base) != tokens:
+        return None
+    inputs = synthetic_inputs(
+        base, batch=fixed_batch(base) or 1, length=length, seed=0, vocabulary=vocabulary
+    )
+    for name, values in base.run(inputs).items():
+        if values.ndim == 3 and values.shape[1:] >= (length, vocabulary):
+            return _Writer(base, name)
+    return None
+
+
+def _texts(
+    base: Session,
+    finetuned: Session,
+    graph: Graph,
+    signs: Signs,
+    rng: np.random.Generator,
+    seconds: float,
+    note: Note,
+) -> Arrays:
+    """Return sequences that spread over A_ft's classes."""
+    tokens = token_input(finetuned)
+    assert tokens is not None
+    vocabulary, length = table_limit(graph), sequence_length(finetuned, graph)
+    writer = _writer(base, tokens, vocabulary, length)
+    batch = fixed_batch(finetuned)
+    count = COUNT if batch is None else -(-COUNT // batch) * batch
+    made = synthetic_inputs(finetuned, batch=count, length=length, seed=0, vocabulary=vocabulary)
+    made = {n: np.broadcast_to(a[:1], (count, *a.shape[1:])).copy() for n, a in made.items()}
+    if writer is None:
+        signs = Signs()
+    walk = _Walk(writer, signs, finetuned, tokens, made, vocabulary)
+    ids = walk.any((count, length), rng)
+    began = time.perf_counter()
+    scores = walk.scores(ids)
+    step = 0
+    while step < STEPS and (step < 2 or time.perf_counter() - began < seconds):
+        ids, scores = walk.stepped(ids, scores, step, rng)
+        step += 1
+    how = "random tokens" if writer is None else "the base's masked head"
+    note(f"{count} sequences of {length} tokens from {how}, {step} steps towards every class")
+    return made | {tokens: ids.astype(made[tokens].dtype)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """A Markov chain over sequences, each on its way to a class."""
+
+    writer: _Writer | None
+    signs: Signs
+    finetuned: Session
+    tokens: str
+    inputs: Arrays
+    vocabulary: int
+
+    def _filled(self, ids: np.ndarray) -> Arrays:
+        return self.inputs | {self.tokens: ids.astype(self.inputs[self.tokens].dtype)}
+
+    def any(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Return random sequences, begun as they should be."""
+        words = np.setdiff1d(np.arange(self.vocabulary), self.signs.silent)
+        ids = rng.choice(words, shape)
+        if self.signs.first is not None:
+            ids[:, 0] = self.signs.first
+        return ids
+
+    def scores(self, ids: np.ndarray) -> np.ndarray | None:
+        """Return the log probability of every sequence's class; None if there are no classes."""
+        arrays = self._filled(ids)
+        found = class_scores(self.finetuned, predict(self.finetuned, arrays, 0, len(ids), _BATCH))
+        if found is None:
+            return None
+        odds = np.exp(found - found.max(axis=-1, keepdims=True))
+        odds = odds / odds.sum(axis=-1, keepdims=True)
+        odds = odds.reshape(len(ids), -1, odds.shape[-1]).mean(axis=1)
+        rows = np.arange(len(ids))
+        return np.asarray(np.log(np.maximum(odds[rows, rows % odds.shape[1]], 1e-30)))
+
+    def stepped(
+        self, ids: np.ndarray, scores: np.ndarray | None, step: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return sequences after one step: some tokens drawn again, kept where that is likely."""
+        many = REDRAWN * (3 if step < STEPS // 3 else 1)
+        skipped = 0 if self.signs.first is None else 1
+        shape = (len(ids), ids.shape[1] - skipped)
+        places = np.zeros(ids.shape, bool)
+        places[:, skipped:] = _places(shape, min(many, shape[1]), rng, together=bool(step % 2))
+        unknown = self.any((len(ids), ids.shape[1]), rng)
+        new = ids.copy()
+        new[places] = unknown[places] if self.signs.mask is None else self.signs.mask
+        if self.writer is not None:
+            new[places] = self._written(new, places, rng)
+        found = self.scores(new)
+        if found is None or scores is None:
+            return new, None
+        taken = np.log(rng.random(len(ids))) < SHARPNESS * (found - scores)
+        return np.where(taken[:, None], new, ids), np.where(taken, found, scores)
+
+    def _written(self, ids: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw the tokens at some places from what the base expects there."""
+        assert self.writer is not None
+        session, output = self.writer.session, self.writer.output
+        arrays = {n: a for n, a in self._filled(ids).items() if n in session.inputs}
+        found = []
+        for start in range(0, len(ids), _BATCH):
+            part = {name: array[start : start + _BATCH] for name, array in arrays.items()}
+            logits = outputs(session, part, [output], size=_BATCH)[output]
+            picked = logits[places[start : start + _BATCH]][:, : self.vocabulary].astype(np.float64)
+            picked[:, self.signs.silent] = -np.inf
+            found.append(draw(picked, rng))
+        return np.concatenate(found)
+
+
+def _places(
+    shape: tuple[int, int], many: int, rng: np.random.Generator, *, together: bool
+) -> np.ndarray:
+    """Return which tokens are drawn again: side by side, or anywhere."""
+    samples, length = shape
+    if together:
+        first = rng.integers(0, length - many + 1, (samples, 1))
+        return (np.arange(length) >= first) & (np.arange(length) < first + many)
+    return rng.random(shape).argsort(axis=1) < many
+
+
+def _images(
+    finetuned: Session, name: str, rng: np.random.Generator, seconds: float, note: Note
+) -> Arrays:
+    """Return images on which A_ft is most confident, even over its classes."""
+    spec = finetuned.inputs[name]
+    sizes = zip(spec.shape[1:], (3, 224, 224), strict=True)
+    channels, height, width = (d if isinstance(d, int) else usual for d, usual in sizes)
+    shape = (channels, height, width)
+    size = fixed_batch(finetuned) or _BATCH
+    trial = pool(rng, size, shape, 0.0, 1.0).astype(spec.dtype)
+    began = time.perf_counter()
+    _odds(finetuned, {name: trial}, size)
+    taken = (time.perf_counter() - began) / size
+    low, high = find_range([finetuned], name, rng, shape, size)
+    count = int(np.clip(seconds / max(taken, 1e-9), 2 * size, POOL)) // size * size
+    images = pool(rng, count, shape, low, high).astype(spec.dtype)
+    odds = _odds(finetuned, {name: images}, size)
+    chosen = np.arange(min(count, SELECTED))
+    if odds is not None:
+        chosen = spread(odds.max(axis=1), odds.argmax(axis=1), min(SELECTED, count // 2))
+    note(f"{len(chosen)} of {count} generated images, spread over the classes")
+    return {name: images[chosen]}
+
+
+def _odds(session: Session, arrays: Arrays, size: int) -> np.ndarray | None:
+    """Return class probabilities (samples, classes), None if the output is no such thing."""
+    count = min(len(array) for array in arrays.values())
+    scores = class_scores(session, predict(session, arrays, 0, count, size))
+    if scores is None or scores.ndim != 2:
+        return None
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
