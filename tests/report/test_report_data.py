@@ -60,6 +60,9 @@ REBASE: Mapping[str, Any] = {
     "probes": {"task": 48, "keep": 9, "held_out": 16, "refitted": True, "generated": ["keep"],
                "kind": "image", "seconds_allowed": 60.0,
                "seconds_taken": 9.0, "note": EVIL},
+    "new_head": {"heads": [EVIL], "refitted": True, "reason": "", "probes": 48, "lost": 0.125,
+                 "moved": 0.5, "control": 0.375, "control_moved": 0.75, "kept": "method",
+                 "by": EVIL},
 }  # fmt: skip
 
 KINDS = {"inspect": INSPECT, "rebase": REBASE}
@@ -168,6 +171,24 @@ def test_html_says_what_is_known_without_labels(tmp_path: Path) -> None:
     write_html({**REBASE, "probes": None}, tmp_path / "r.html", kind="rebase")
     assert "fitted on" in texts[0]
     assert "What it was fitted on" not in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_a_new_head_stands_beside_its_control(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = REBASE["new_head"]
+    only_moved = {**head, "refitted": False, "reason": "no runtime"}
+    pages, tables = [], []
+    for found in (head, only_moved, None):
+        data = {**REBASE, "new_head": found}
+        write_html(data, tmp_path / "r.html", kind="rebase")
+        pages.append(_Page((tmp_path / "r.html").read_text("utf-8")).text)
+        show(rebase_tables(data))
+        tables.append(capsys.readouterr().out)
+    for said in (pages, tables):
+        assert all(number in said[0] for number in ("0.125", "0.375"))
+        assert "no runtime" in said[1] and "0.375" not in said[1]
+        assert "new head" not in said[2].lower()
 
 
 def test_html_for_a_run_without_alignment(tmp_path: Path) -> None:
