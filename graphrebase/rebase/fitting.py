@@ -193,7 +193,7 @@ def _find_probes(
     else:
         made = generate(
             base, finetuned, target, graph, structures["target"].graph,
-            seed=seed, length=few or None, note=notes.append,
+            seed=seed, length=few or None, given=task, note=notes.append,
         )  # fmt: skip
     seconds, note = time.perf_counter() - began, "; ".join(notes)
     LOG.info("probes: %s, in %.0f s", note, seconds)

@@ -7,15 +7,16 @@ base and fine-tuned model differ most, spread over classes. Anything else: rando
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphrebase.graph import Graph
 from graphrebase.runtime.images import pool
-from graphrebase.runtime.session import Session
+from graphrebase.runtime.session import InputSpec, Session
 from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit
 
 SEQUENCES = 120
@@ -24,7 +25,7 @@ POOL = 3000
 SELECTED = 500
 KEPT = 250
 OTHERS = 256
-SECONDS = 60.0
+SECONDS = 120.0
 """Time that generating may take; long runs are cut to it."""
 SWEEPS = 12
 REDRAWN = 0.15
@@ -34,6 +35,8 @@ NEAR_BEST = 0.75
 """Share of the most information that a range may leave, to be taken as a narrower one."""
 TRIALS = 600
 _BATCH = 50
+PIXELS = 1 << 20
+"""Values of the images of one run, at most, where these are large."""
 Arrays = dict[str, np.ndarray]
 Note = Callable[[str], None]
 
@@ -63,6 +66,7 @@ def generate(
     seed: int = 0,
     seconds: float = SECONDS,
     length: int | None = None,
+    given: Mapping[str, np.ndarray] | None = None,
     note: Note = lambda _: None,
 ) -> Probes:
     """Return probes and keep probes for three models of one signature.
@@ -76,6 +80,7 @@ def generate(
         seed: of everything random.
         seconds: time it may take, roughly.
         length: tokens of a sequence, where the caller has a preference.
+        given: inputs of the task; images of it are then not made, and the others have their range.
         note: told what is generated.
     """
     rng = np.random.default_rng(seed)
@@ -88,7 +93,8 @@ def generate(
         )
         return Probes(task, keep, "text")
     if kind == "image" and image is not None:
-        return _images(base, finetuned, target, image, rng, seconds, note)
+        real = None if given is None else given.get(image)
+        return _images((base, finetuned, target), image, rng, seconds, real, note)
     note(f"{OTHERS} random inputs")
     first, second = (_random(finetuned, graph, seed + k) for k in (0, 1))
     return Probes(first, second, "other")
@@ -209,37 +215,84 @@ def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _images(
-    base: Session,
-    finetuned: Session,
-    target: Session,
+    models: Sequence[Session],
     name: str,
     rng: np.random.Generator,
     seconds: float,
+    given: np.ndarray | None,
     note: Note,
 ) -> Probes:
-    spec = finetuned.inputs[name]
-    shape = tuple(d if isinstance(d, int) else 224 for d in spec.shape[1:])
-    if isinstance(spec.shape[1], str):
-        shape = (3, *shape[1:])
-    batch = spec.shape[0] if isinstance(spec.shape[0], int) else _BATCH
-    trial = pool(rng, batch, shape, *SCALES[1]).astype(spec.dtype)  # type: ignore[arg-type]
-    began = time.perf_counter()
-    for session in (base, finetuned, target):
-        _predict(session, name, trial, batch)
-    taken = (time.perf_counter() - began) / batch
-    count = int(np.clip(seconds / max(taken, 1e-9), 2 * batch, POOL)) // batch * batch
-    low, high = find_range((base, finetuned, target), name, rng, shape, batch)  # type: ignore[arg-type]
-    images = pool(rng, count, shape, low, high).astype(spec.dtype)  # type: ignore[arg-type]
-    a, tuned, b = (_predict(s, name, images, batch) for s in (base, finetuned, target))
-    same = a is not None and tuned is not None and a.shape == tuned.shape
-    if tuned is None or b is None:
-        chosen, kept = np.arange(min(count, SELECTED)), np.arange(min(count, KEPT))
+    """Return images selected from a pool; with given images of the task, only those to keep.
+
+    Args:
+        models: base, finetuned and target.
+        name: the input.
+        rng: of everything random.
+        seconds: time it may take, roughly.
+        given: images of the task (samples, channels, height, width), or None.
+        note: told what is generated.
+    """
+    spec = models[1].inputs[name]
+    shape = _image_shape(spec)
+    batch = spec.shape[0] if isinstance(spec.shape[0], int) else _batch(shape)
+    asked = models if given is None else models[2:]
+    affordable = int(seconds / max(_seconds_per_image(asked, name, rng, shape, batch), 1e-9))
+    if given is None:
+        trials = int(np.clip(affordable // (2 * len(SCALES)), batch, TRIALS))
+        low, high = find_range(asked, name, rng, shape, batch, trials)
+        affordable //= 2
     else:
-        worth = _divergence(a, tuned) if same and a is not None else tuned.max(axis=1)
-        chosen = spread(worth, tuned.argmax(axis=1), min(SELECTED, count // 2))
+        low, high = float(given.min()), float(given.max())
+    count = int(np.clip(affordable, 2 * batch, POOL)) // batch * batch
+    images = pool(rng, count, shape, low, high).astype(spec.dtype)
+    *others, b = (_predict(session, name, images, batch) for session in asked)
+    kept = np.arange(min(count, KEPT))
+    if b is not None:
         kept = spread(b.max(axis=1), b.argmax(axis=1), min(KEPT, count // 2))
-    note(f"{len(chosen)} of {count} generated images, {len(kept)} to keep")
+    note(f"{len(kept)} of {count} generated images to keep")
+    if given is not None:
+        return Probes({name: given}, {name: images[kept]}, "image")
+    chosen = _task_images(others, count)
+    note(f"{len(chosen)} of them for the task")
     return Probes({name: images[chosen]}, {name: images[kept]}, "image")
+
+
+def _task_images(predicted: Sequence[np.ndarray | None], count: int) -> np.ndarray:
+    """Return which images A and A_ft differ on most, or on which A_ft is surest, over classes."""
+    a, tuned = predicted
+    if tuned is None:
+        return np.arange(min(count, SELECTED))
+    same = a is not None and a.shape == tuned.shape
+    worth = _divergence(a, tuned) if same and a is not None else tuned.max(axis=1)
+    return spread(worth, tuned.argmax(axis=1), min(SELECTED, count // 2))
+
+
+def _image_shape(spec: InputSpec) -> tuple[int, int, int]:
+    channels, height, width = spec.shape[1:]
+    return (
+        channels if isinstance(channels, int) else 3,
+        height if isinstance(height, int) else 224,
+        width if isinstance(width, int) else 224,
+    )
+
+
+def _batch(shape: tuple[int, int, int]) -> int:
+    """Return the images of a run: fewer of large ones, whose activations fill the memory."""
+    return int(np.clip(PIXELS // math.prod(shape), 4, _BATCH))
+
+
+def _seconds_per_image(
+    sessions: Sequence[Session],
+    name: str,
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    batch: int,
+) -> float:
+    trial = pool(rng, batch, shape, *SCALES[1]).astype(sessions[0].inputs[name].dtype)
+    began = time.perf_counter()
+    for session in sessions:
+        _predict(session, name, trial, batch)
+    return (time.perf_counter() - began) / batch
 
 
 def find_range(
@@ -248,6 +301,7 @@ def find_range(
     rng: np.random.Generator,
     shape: tuple[int, int, int],
     batch: int,
+    trials: int = TRIALS,
 ) -> tuple[float, float]:
     """Return the range of pixel values that the models were made for, as far as it shows.
 
@@ -260,7 +314,7 @@ def find_range(
     informed = []
     for low, high in SCALES:
         rng.bit_generator.state = state
-        images = pool(rng, TRIALS // batch * batch or batch, shape, low, high)
+        images = pool(rng, max(trials // batch, 1) * batch, shape, low, high)
         images = images.astype(sessions[0].inputs[name].dtype)
         found = [_predict(session, name, images, batch) for session in sessions]
         informed.append(sum(_information(p) for p in found if p is not None))
