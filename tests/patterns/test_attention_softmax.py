@@ -50,6 +50,22 @@ def test_attention(name: str, tmp_path: Path) -> None:
     assert dict(match.parts) == {"query": "q", "key": "k", "value": "v", "output": "y"}
 
 
+def test_a_sink_takes_a_share(tmp_path: Path) -> None:
+    """GPT-OSS: one more score per head, dropped after the Softmax."""
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["scores"]),
+        helper.make_node("Concat", ["scores", "sink"], ["more"], axis=-1),
+        helper.make_node("Softmax", ["more"], ["p"], axis=-1),
+        helper.make_node("Slice", ["p", "zero", "five", "last"], ["weights"]),
+        helper.make_node("MatMul", ["weights", "v"], ["y"]),
+    ]
+    weights = {"sink": np.zeros((2, 4, 5, 1), np.float32)}
+    weights |= {n: np.array([i], np.int64) for n, i in (("zero", 0), ("five", 5), ("last", -1))}
+    scene = scene_of(save(tmp_path, nodes, Q, ["y"], weights))
+    match = PATTERN.match(scene, scene.graph.nodes[2])
+    assert isinstance(match, Match) and match.parts["value"] == "v"
+
+
 def test_half_an_attention_is_a_near_miss(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["q", "k"], ["scores"]),
