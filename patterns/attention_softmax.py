@@ -1,9 +1,9 @@
 """Attention written out: contraction of q and k, scale, mask, Softmax, contraction with v.
 
 The core is a Softmax between two contractions. Scores may be scaled, capped (Gemma 2: Div, Tanh,
-Mul), masked by Add, Where or Max (XGLM), joined by a sink that takes a share (GPT-OSS: Concat, and Slice
-afterwards) and cast around the Softmax; the weights may pass a NaN guard (sdpa: IsNaN and Where)
-before they meet v. Scales on q or k^T and transposes belong to their operands.
+Mul), masked by Add, Where or Max (XGLM), joined by a sink that takes a share (GPT-OSS: Concat, and
+Slice afterwards) and cast around the Softmax; the weights may pass a NaN guard (sdpa: IsNaN and
+Where) before they meet v. Scales on q or k^T and transposes belong to their operands.
 """
 
 from __future__ import annotations

@@ -289,7 +289,10 @@ def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
             used |= {id(x) for x in (block.up, block.gate, block.down, router)}
     for stem, match in zip(_norm_stems(parts), parts.norms, strict=True):
         found.extend(_roles.norm_roles(table, graph, shapes, match, stem))
-    found.extend(_linear_roles(parts, table, used))
+    # DeBERTa puts its relative positions through the projections of q and k: they have roles then.
+    inside = {role.view.tensor for role in found}
+    rest = [x for x in parts.linears if id(x) not in used and x.weight.tensor not in inside]
+    found.extend(_linear_roles(parts, table, rest))
     sources = _index_sources(graph)
     for node in graph.nodes:
         if node.op_type == "Gather" and node.inputs[0] in graph.constants:
@@ -302,7 +305,7 @@ def _collect_roles(parts: _Parts, table: SpaceTable) -> list[Role]:
     return _unique(found)
 
 
-def _linear_roles(parts: _Parts, table: SpaceTable, used: set[int]) -> Iterable[Role]:
+def _linear_roles(parts: _Parts, table: SpaceTable, rest: Sequence[Linear]) -> Iterable[Role]:
     """Yield the linear maps outside blocks: embeddings before the first, heads after it.
 
     What a later block still reads (the gate of a shared expert) is part of the body, not a head.
@@ -311,7 +314,6 @@ def _linear_roles(parts: _Parts, table: SpaceTable, used: set[int]) -> Iterable[
     first = min((_position(b) for b in parts.blocks), default=-1)
     feeds = _feeding_inputs(parts.graph)
     counts: dict[str, int] = {}
-    rest = [linear for linear in parts.linears if id(linear) not in used]
     towers = parts.tower_inputs
     for linear in sorted(rest, key=lambda x: (_tower(feeds[x.output], towers), x.node.index)):
         rank = len(parts.shapes.shape(linear.output) or ())
