@@ -65,15 +65,31 @@ def build_body(
         names: A's roles by B's, where the two differ in size.
 
     Raises:
-        MismatchError: the blocks do not form residual streams.
+        MismatchError: the blocks do not form residual streams, or share weights.
     """
+    _check_layers(structure)
     source = _source(structure, other, names)
-    towers = [_tower(source, x.blocks, x.points) for x in find_streams(structure, residual)]
+    towers = [_tower(source, stream) for stream in find_streams(structure, residual)]
     found = {}
     if names is not None:
         pairs = zip(towers, find_streams(other, residual), strict=True)
         found = {p: stream.width for tower, stream in pairs for p in tower.points}
     return Body(source.spaces, tuple(towers), _hidden(source), found)
+
+
+def _check_layers(structure: Structure) -> None:
+    """Refuse layers whose maps cannot be found one by one."""
+    where, hint = str(structure.model.path), "use --method transfusion"
+    for block in structure.blocks:
+        if isinstance(block, Mlp) and block.experts > 1:
+            reason = f"{block.down.node} is one of {block.experts} experts: orders only"
+            raise MismatchError(reason, where=where, hint=hint)
+    owners: dict[str, int] = {}
+    for number, block in enumerate(structure.blocks):
+        linear = block.output.linear if isinstance(block, Attention) else block.down
+        if owners.setdefault(linear.weight.tensor, number) != number:
+            reason = "layers share their weights (ALBERT), so they need one basis: orders only"
+            raise MismatchError(reason, where=where, hint=hint)
 
 
 def _source(
@@ -83,12 +99,12 @@ def _source(
     return _Source(structure, other, names, norm_facts(structure), shapes, {})
 
 
-def _tower(source: _Source, blocks: Sequence[Attention | Mlp], names: Sequence[str]) -> Tower:
+def _tower(source: _Source, stream: Stream) -> Tower:
     structure = source.structure
     layers: list[AttentionLayer | MlpLayer] = []
     width = 0
-    centred = _centred(source, blocks)
-    for block, before, after in zip(blocks, names, names[1:], strict=False):
+    centred = _centred(source, stream.blocks)
+    for block, (before, after) in zip(stream.blocks, stream.edges, strict=True):
         linear = block.output.linear if isinstance(block, Attention) else block.down
         if block.residual is None:
             raise MismatchError(
@@ -100,13 +116,13 @@ def _tower(source: _Source, blocks: Sequence[Attention | Mlp], names: Sequence[s
         make = _attention if isinstance(block, Attention) else _mlp
         layer = make(source, block, before, after)  # type: ignore[arg-type]
         layers.append(_with_writer(source, block, layer, centred))
-    for name in names:
+    for name in stream.points:
         source.space(Space(name, "residual", width))
     return Tower(
-        tuple(dict.fromkeys(names)),
+        stream.points,
         tuple(layers),
-        _inputs(source, Stream(tuple(blocks), tuple(names))),
-        tuple(_heads(source, names[-1])),
+        _inputs(source, stream),
+        tuple(_heads(source, stream.points[-1])),
         centred,
     )
 

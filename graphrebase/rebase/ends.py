@@ -11,15 +11,26 @@ from dataclasses import dataclass
 
 from graphrebase.align.body import Inputs
 from graphrebase.structure import Attention, Mlp, Structure
+from graphrebase.structure.points import point_names
 from graphrebase.structure.wiring import NormFacts, before_norm, norm_facts
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A residual stream of a model: its blocks in order, and its points before and after them."""
+    """A residual stream of a model.
+
+    Attributes:
+        blocks: its blocks in order.
+        edges: the points that each block reads and writes.
+    """
 
     blocks: tuple[Attention | Mlp, ...]
-    points: tuple[str, ...]
+    edges: tuple[tuple[str, str], ...]
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The points in order, from before the first block to after the last."""
+        return tuple(dict.fromkeys(point for edge in self.edges for point in edge))
 
     @property
     def width(self) -> int:
@@ -36,20 +47,16 @@ class Stream:
 
 def find_streams(structure: Structure, residual: str = "per-point") -> list[Stream]:
     """Return the residual streams of a model."""
-    numbers = sorted(set(structure.towers))
-    found, start = [], 0
-    for number in numbers:
-        blocks = [b for b, t in zip(structure.blocks, structure.towers, strict=True) if t == number]
-        names = _point_names(len(blocks), start, residual, number if len(numbers) > 1 else None)
-        start += len(blocks) + 1
-        found.append(Stream(tuple(blocks), tuple(names)))
-    return found
-
-
-def _point_names(blocks: int, start: int, residual: str, tower: int | None) -> list[str]:
-    if residual == "per-point":
-        return [f"residual.{start + p}" for p in range(blocks + 1)]
-    return ["residual" if tower is None else f"residual.{tower}"] * (blocks + 1)
+    named = point_names(structure.edges, structure.towers, residual)
+    found: dict[int, list[tuple[Attention | Mlp, tuple[str, str]]]] = {}
+    for block, tower, (read, _, written) in zip(
+        structure.blocks, structure.towers, named, strict=True
+    ):
+        found.setdefault(tower, []).append((block, (read, written)))
+    return [
+        Stream(tuple(b for b, _ in found[tower]), tuple(e for _, e in found[tower]))
+        for tower in sorted(found)
+    ]
 
 
 def input_roles(structure: Structure, stream: Stream) -> Inputs:

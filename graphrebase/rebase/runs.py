@@ -296,7 +296,7 @@ def _stream_values(structure: Structure) -> list[list[str]]:
                 skip = block.residual.node.inputs[block.residual.skip]
                 values.append(inputs.get(skip, skip))
             values.append(block.residual.node.outputs[0])
-        found.append(values)
+        found.append(list(dict.fromkeys(values)))  # blocks in parallel share one
     return found
 
 

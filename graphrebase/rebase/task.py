@@ -214,7 +214,14 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
             why = f"{choice.why}; fit was not possible: {error.message}"
             choice = replace(choice, method="anchored", why=why)
     case.progress(f"aligning ({choice.method})", 0, 0)
-    found, why = _align(base, target, case.pairing, settings, choice), choice.why
+    try:
+        found, why = _align(base, target, case.pairing, settings, choice), choice.why
+    except MismatchError as error:
+        if settings.method != "auto" or choice.method != "anchored":
+            raise
+        why = f"{choice.why}; anchored was not possible: {error.message}"
+        choice = replace(choice, method="transfusion", why=why)
+        found = _align(base, target, case.pairing, settings, choice)
     if settings.method == "auto" and _is_permuted(found):
         found, why = _same_in_another_basis(base, target, case.pairing, settings, found)
     return Task(found, why, _task_vector(case, found), choice.known)

@@ -19,6 +19,7 @@ from graphrebase.structure.blocks import Attention, find_attention, find_matches
 from graphrebase.structure.experts import expert_roles, find_expert_linears, find_router
 from graphrebase.structure.linear import Linear, by_output, find_linears
 from graphrebase.structure.mlp import Mlp, find_mlps
+from graphrebase.structure.points import Edge, find_edges, point_names
 from graphrebase.structure.residual import Residual
 from graphrebase.structure.roles import Role, SpaceTable
 from graphrebase.symmetry import FREE_KINDS, Symmetry, find_symmetry
@@ -63,6 +64,8 @@ class Structure:
         fixed: head spaces that must keep their order.
         space_symmetry: the algebra the spaces come from (skips cut for ``per-point``).
         skips: skip edges, empty for ``shared``.
+        towers: number of the residual stream of every block.
+        edges: points of the stream that every block reads and writes.
     """
 
     model: Model
@@ -81,6 +84,7 @@ class Structure:
     space_symmetry: Symmetry
     skips: tuple[Skip, ...]
     towers: tuple[int, ...]
+    edges: tuple[Edge, ...]
 
     @property
     def attention(self) -> list[Attention]:
@@ -107,6 +111,7 @@ class _Parts:
     linears: Sequence[Linear]
     blocks: tuple[Attention | Mlp, ...]
     towers: tuple[int, ...]
+    edges: tuple[Edge, ...]
     tower_inputs: Sequence[tuple[str, ...]]
     norms: tuple[Match, ...]
     near_misses: tuple[NearMiss, ...]
@@ -161,6 +166,7 @@ def find_structure(
         space_symmetry=cut,
         skips=tuple(skips) if residual == "per-point" else (),
         towers=parts.towers,
+        edges=parts.edges,
     )
 
 
@@ -196,6 +202,7 @@ def _parts_of(whole: Graph, source: Graph, shapes: ShapeTable) -> _Parts:
         linears=linears,
         blocks=tuple(ordered),
         towers=towers,
+        edges=find_edges(graph, ordered, towers),
         tower_inputs=keys,
         norms=tuple(norms),
         near_misses=(*missed, *lost),
@@ -237,26 +244,14 @@ def _feeding_inputs(graph: Graph) -> dict[str, tuple[str, ...]]:
 
 
 def _residual_spaces(parts: _Parts, table: SpaceTable, residual: str) -> list[Skip]:
-    """Name the points of every residual stream; block k of a stream goes from point to point.
-
-    Blocks in parallel go from one point to the same next one.
-    """
+    """Name the points of every residual stream; blocks in parallel share an Add and its skip."""
     skips: list[Skip] = []
-    many = len(set(parts.towers)) > 1
-    point = 0
     joined: set[int] = set()
-    for index, (block, tower) in enumerate(zip(parts.blocks, parts.towers, strict=True)):
-        if block.residual is not None and block.residual.node.index in joined:
-            continue
-        if index and tower != parts.towers[index - 1]:
-            point += 1
-        names = (f"residual.{point}", f"residual.{point + 1}")
-        if residual == "shared":
-            names = (f"residual.{tower}",) * 2 if many else ("residual",) * 2
-        point += 1
-        if block.residual is not None:
-            before, after = _roles.residual_space(table, block.residual, *names)
+    named = point_names(parts.edges, parts.towers, residual)
+    for block, (_, passed, written) in zip(parts.blocks, named, strict=True):
+        if block.residual is not None and block.residual.node.index not in joined:
             joined.add(block.residual.node.index)
+            before, after = _roles.residual_space(table, block.residual, passed, written)
             skips.extend(_skip(block.residual, before, after))
     return skips
 

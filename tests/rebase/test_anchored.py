@@ -22,7 +22,7 @@ from graphrebase.rebase.reader import Reader
 from graphrebase.structure import Structure, find_structure
 from graphrebase.verify import permute_model, verify_function
 
-PRE_NORM = ["vit-cls", "deit-cls", "llama", "encoder-bf-pre"]
+PRE_NORM = ["phi", "vit-cls", "deit-cls", "llama", "encoder-bf-pre"]
 ALL = [*PRE_NORM, "gpt2", "bert-mlm", "bert-cls", "distilbert-cls", "llama-tied", "clip"]
 
 

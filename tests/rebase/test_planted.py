@@ -15,7 +15,10 @@ from graphrebase.rebase import Settings, rebase
 from graphrebase.structure import find_structure
 from graphrebase.verify import verify_function
 
-FAMILIES = ["vit-cls", "deit-cls", "bert-cls", "gpt2", "llama", "distilbert-cls", "encoder-bf-pre"]
+FAMILIES = [
+    *("vit-cls", "deit-cls", "bert-cls", "gpt2", "llama", "distilbert-cls", "encoder-bf-pre"),
+    *("gpt-neox", "mixtral"),
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

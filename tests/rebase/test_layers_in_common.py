@@ -1,0 +1,33 @@
+"""Layers that need one order or basis for several: shared weights, experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from planted import edit_weights, noise
+from zoo_fixture import zoo_model
+
+from graphrebase.errors import MismatchError
+from graphrebase.rebase import Settings, rebase
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"), [("albert", "share their weights"), ("mixtral", "experts")]
+)
+def test_anchored_refuses_them(family: str, reason: str, tmp_path: Path) -> None:
+    base = zoo_model(f"{family}-ts17-eager").path
+    edit_weights(base, tmp_path / "tuned.onnx", noise(0.05, 1))
+    edit_weights(base, tmp_path / "target.onnx", noise(3.0, 2))
+    models = (base, tmp_path / "tuned.onnx", tmp_path / "target.onnx")
+    with pytest.raises(MismatchError, match=reason):
+        rebase(*models, tmp_path / "out.onnx", Settings(method="anchored"))
+
+
+def test_auto_takes_orders_instead(tmp_path: Path) -> None:
+    base = zoo_model("albert-ts17-eager").path
+    edit_weights(base, tmp_path / "tuned.onnx", noise(0.05, 1))
+    edit_weights(base, tmp_path / "target.onnx", noise(30.0, 2))
+    models = (base, tmp_path / "tuned.onnx", tmp_path / "target.onnx")
+    result = rebase(*models, tmp_path / "out.onnx", Settings())
+    assert result.method in ("transfusion", "naive") and result.output is not None
