@@ -49,6 +49,14 @@ def exposed(
     chosen, names = needed(whole, values, set(given))
     nodes = [whole.node[place] for place in sorted(chosen)]
     names.update(name for node in nodes for name in node.output)
+    made = {name for node in nodes for name in node.output} | {v.name for v in whole.input}
+    hidden = [n for n in values if n not in made and n not in given and n not in model.tensors]
+    if hidden:
+        raise InputError(
+            f"the value '{hidden[0]}' lies inside a branch or a loop and cannot be shown",
+            where=str(model.path),
+            hint="use --method anchored, which needs no activations",
+        )
     part = onnx.ModelProto()
     part.CopyFrom(_shell(model.proto))
     part.graph.node.extend(nodes)

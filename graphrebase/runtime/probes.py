@@ -135,7 +135,9 @@ def sequence_length(session: Session, graph: Graph) -> int:
 def _random(session: Session, graph: Graph, seed: int) -> Arrays:
     length = min(sequence_length(session, graph), 32)
     vocabulary = table_limit(graph)
-    return synthetic_inputs(session, batch=OTHERS, length=length, seed=seed, vocabulary=vocabulary)
+    return synthetic_inputs(
+        session, batch=OTHERS, length=length, seed=seed, vocabulary=vocabulary, cache="empty"
+    )
 
 
 def _logits(session: Session, inputs: Arrays) -> np.ndarray:
@@ -145,7 +147,8 @@ def _logits(session: Session, inputs: Arrays) -> np.ndarray:
 
 def _is_language(session: Session, graph: Graph, seed: int) -> bool:
     """Return whether the model gives one distribution over its vocabulary per token."""
-    inputs = synthetic_inputs(session, batch=1, length=sequence_length(session, graph), seed=seed)
+    length = sequence_length(session, graph)
+    inputs = synthetic_inputs(session, batch=1, length=length, seed=seed, cache="empty")
     found = _logits(session, inputs)
     return found.ndim == 3 and found.shape[-1] >= table_limit(graph)
 
@@ -164,7 +167,9 @@ def sample(
     vocabulary, length = table_limit(graph), length or sequence_length(session, graph)
     batch = session.inputs[tokens].shape[0]
     count = batch if isinstance(batch, int) else SEQUENCES
-    start = synthetic_inputs(session, batch=count, length=length, seed=0, vocabulary=vocabulary)
+    start = synthetic_inputs(
+        session, batch=count, length=length, seed=0, vocabulary=vocabulary, cache="empty"
+    )
     start[tokens] = rng.integers(0, vocabulary, start[tokens].shape).astype(start[tokens].dtype)
     began = time.perf_counter()
     causal = _is_causal(session, tokens, start, vocabulary)
