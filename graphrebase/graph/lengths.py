@@ -60,3 +60,41 @@ def doubled(dims: Mapping[str, tuple[Dim, ...]], short: Set[str]) -> dict[str, t
         name: tuple((2 * d[0], 2 * d[1]) if d in grown else d for d in sizes)
         for name, sizes in dims.items()
     }
+
+
+def shared(dims: Mapping[str, tuple[Dim, ...]]) -> dict[str, tuple[Dim, ...]]:
+    """Return input sizes as most models have them, for models that name every size apart.
+
+    One batch for all inputs, one length for the matrices (token ids), one for the caches (of rank
+    4 and more); masks are as long as both. A wrong guess is harmless: then shapes stay unknown.
+    """
+    dynamic = {n: [d if d[0] != d[1] else None for d in sizes] for n, sizes in dims.items()}
+    batch = next((s[0] for s in dynamic.values() if s and s[0]), None)
+    length = next((s[1] for s in dynamic.values() if len(s) == 2 and s[1]), None)
+    past = next((d for s in dynamic.values() if len(s) > 3 for d in s[1:] if d), None)
+    whole = (length[0] + past[0], length[1] + past[1]) if length and past else length
+    return {
+        name: tuple(
+            _shared_size(name, place, len(sizes), batch, length, past, whole) or size
+            if size[0] != size[1]
+            else size
+            for place, size in enumerate(sizes)
+        )
+        for name, sizes in dims.items()
+    }
+
+
+def _shared_size(
+    name: str,
+    place: int,
+    rank: int,
+    batch: Dim | None,
+    length: Dim | None,
+    past: Dim | None,
+    whole: Dim | None,
+) -> Dim | None:
+    if place == 0:
+        return batch
+    if rank == 2:
+        return whole if "mask" in name.lower() else length
+    return past if rank > 3 else None

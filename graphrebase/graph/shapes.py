@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from graphrebase.graph.contributed import contributed
 from graphrebase.graph.fold import MAX_FOLDED, evaluate
-from graphrebase.graph.lengths import MOST_DOUBLINGS, doubled, short_inputs
+from graphrebase.graph.lengths import MOST_DOUBLINGS, doubled, shared, short_inputs
 from graphrebase.graph.view import Graph, Node, is_merge
 
 Dim = tuple[int, int]
@@ -152,9 +152,29 @@ class Probe:
 
 
 def infer_shapes(graph: Graph) -> ShapeTable:
-    """Return the shapes and folded values of all tensors of ``graph``."""
+    """Return the shapes and folded values of all tensors of ``graph``.
+
+    Where the declared sizes do not fit together (some exporters name every dynamic size apart),
+    the sizes that most models share are tried.
+    """
+    declared = input_dims(graph)
+    table = _inferred(graph, declared)
+    gaps, common = _gaps(graph, table), shared(declared)
+    if not gaps or common == declared:
+        return table
+    other = _inferred(graph, common)
+    return other if _gaps(graph, other) < gaps else table
+
+
+def _gaps(graph: Graph, table: ShapeTable) -> int:
+    """Return how many values of a graph have no known shape."""
+    names = (name for node in graph.nodes for name in node.outputs if name)
+    return sum(name not in table.shapes for name in names)
+
+
+def _inferred(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> ShapeTable:
+    """Return the shapes of a graph whose inputs have these sizes, or multiples of them."""
     cache: dict[object, list[Typed | None]] = {}
-    dims = input_dims(graph)
     for _ in range(MOST_DOUBLINGS):
         first, second = (_probed(graph, which, cache, dims) for which in (0, 1))
         sizes = [{n: shape for n, (_, shape) in probe.types.items()} for probe in (first, second)]

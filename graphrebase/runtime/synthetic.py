@@ -48,7 +48,7 @@ def synthetic_inputs(
 ) -> dict[str, np.ndarray]:
     """Return random inputs of the shapes and types that the model declares.
 
-    The first dynamic symbol on an axis 0 gets ``batch``, every other one ``length``; a sum of
+    The dynamic symbols on an axis 0 get ``batch``, all others ``length``; a sum of
     symbols ("past_length + length") is added up. Integers: masks are ones, token types zeros,
     positions count up along the last axis, others are uniform below ``vocabulary``. Booleans are
     true, those of one element ``flag``, floats standard normal. ``cache`` is one of ``_CACHES``.
@@ -233,7 +233,8 @@ def _symbol_sizes(session: Session, batch: int, length: int, given: Sizes) -> Si
     shapes = [spec.shape for spec in session.inputs.values()]
     leading = [shape[0] for shape in shapes if shape and isinstance(shape[0], str)]
     sizes = {d: length for shape in shapes for d in shape if isinstance(d, str)}
-    sizes.update({symbol: batch for symbol in leading[:1]})
+    inside = {d for shape in shapes for d in shape[1:]}
+    sizes.update({s: batch for s in leading if s == leading[0] or s not in inside})
     sizes.update(given)
     for symbol in sizes:
         terms = [term.strip() for term in symbol.split("+")]

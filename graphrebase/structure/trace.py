@@ -123,7 +123,10 @@ class Tracer:
             np.full(size, ELSEWHERE) if source is None else source.table  # type: ignore[arg-type]
             for source, size in zip(sources, sizes, strict=True)
         ]
-        joined = np.concatenate(tables, node.attributes["axis"])
+        try:
+            joined = np.concatenate(tables, node.attributes["axis"])
+        except ValueError:  # declared sizes that do not fit together
+            return None
         if joined.shape != self._size(value):
             return None
         return Traced(traced[0].linear, joined, 1 + max(s.steps for s in traced))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from graph_caches import DIM, HEADS, save_decoder
 
@@ -54,6 +55,18 @@ def test_a_freed_cache_moves_with_the_weights(tmp_path: Path, grows: bool) -> No
         assert heads["axis"] == 1 and sorted(heads["permutation"]) == list(range(HEADS))
         assert (inner["axis"], inner["over"], len(inner["permutation"])) == (3, 1, HEADS)
         assert all(sorted(p) == list(range(DIM)) for p in inner["permutation"])
+
+
+def test_sizes_that_are_all_named_apart_are_put_together(tmp_path: Path) -> None:
+    path = save_decoder(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    for number, value in enumerate((*model.graph.input, *model.graph.output)):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param:
+                dim.dim_param = f"unk_{number}_{axis}"
+    onnx.save(model, path)
+    result = permute_model(path, tmp_path / "o.onnx", free=("state",))
+    assert (result["groups_permuted"]["head"], result["groups_permuted"]["head_vo"]) == (1, 1)
 
 
 def test_what_is_printed_is_what_was_done(tmp_path: Path) -> None:
