@@ -9,7 +9,7 @@ keeping them in its output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,6 +54,7 @@ class Context:
         opset: version of the default operator set; some operators changed their meaning.
         pointers: the values that hold indices of an axis.
         read: input positions understood as look-ups by such indices.
+        producers: the node of every value that a node computes.
     """
 
     node: Node
@@ -64,6 +65,7 @@ class Context:
     opset: int = 23
     pointers: Pointers = field(default_factory=Pointers)
     read: set[int] = field(default_factory=set)
+    producers: Mapping[str, Node] = field(default_factory=dict)
 
     def axes(self, position: int) -> Axes:
         """Return the axes of a required input."""

@@ -243,6 +243,7 @@ def _apply(node: Node, state: _State, cuts: Set[Use]) -> None:
         state.scopes,
         state.graph.opset,
         state.pointers,
+        producers=state.graph.producers,
     )
     outputs: Sequence[Axes | None]
     rule = RULES.get((node.domain, node.op_type))

@@ -151,9 +151,26 @@ def best(context: Context) -> list[Axes]:
     return [[_unit() if i == axis else a for i, a in enumerate(axes) if keep or i != axis]]
 
 
+#: What keeps equal scores equal.
+_KEEPS_TIES = {
+    *("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Softmax"),
+    *("LogSoftmax", "Sigmoid", "Tanh", "QuantizeLinear", "Mul", "Div"),
+}
+
+
+def _may_tie(context: Context) -> bool:
+    """Tell whether the scores are 8-bit numbers, of which many are equal."""
+    node = context.producers.get(context.node.input(0))
+    while node is not None and node.op_type in _KEEPS_TIES:
+        node = context.producers.get(node.input(0))
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
 @rule("TopK")
 def top(context: Context) -> list[Axes]:
     """Give the best scores in order of rank, and the numbers of their indices: pointers."""
+    if _may_tie(context):
+        raise CannotFollow("TopK takes the first of equal scores, and 8-bit scores are often equal")
     axes = context.axes(0)
     axis = context.node.attributes.get("axis", -1) % len(axes)
     if not context.node.attributes.get("sorted", 1):

@@ -183,7 +183,12 @@ DECODERS: Mapping[str, Family] = {
     "mixtral": lm(
         "Mixtral",
         {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
-        replace(LM, towers=(replace(GATED, experts=4),)),
+        replace(
+            LM,
+            towers=(replace(GATED, experts=4),),
+            notes=(ROTARY, "8-bit scores of experts are often equal, TopK then takes the first"),
+            exceptions={"*+qdq*": {"expert": 0}},
+        ),
         prepare="set_experts_implementation",
     ),
 }
