@@ -109,8 +109,17 @@ class LastBlock:
             logits = target.logits(found["target"][used])
             if not kept:
                 drift = logits - base.logits(found["base"][used])
-                logits = tuned.logits(found["finetuned"][used]) + self.options.releases * drift
+                wanted = tuned.logits(found["finetuned"][used]) + self.options.releases * drift
+                logits = _with_own(logits, wanted, self.models.shared)
             yield np.exp(log_softmax(logits))
+
+
+def _with_own(own: FloatArray, wanted: FloatArray, shared: NDArray[np.bool_] | None) -> FloatArray:
+    """Return wanted logits (N, C); classes that only B has move with the mean of the others."""
+    if shared is None or len(shared) != own.shape[1]:
+        return wanted
+    shift = (wanted - own)[:, shared].mean(axis=1, keepdims=True)
+    return np.where(shared, wanted, own + shift)
 
 
 def last_streams(record: Record, point: str, *, kept: bool) -> Iterator[dict[Role, FloatArray]]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graphrebase.align.body import Read
 
 
@@ -32,8 +35,13 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The roles of the three models."""
+    """The roles of the three models.
+
+    Attributes:
+        shared: which classes of B the others have too, (C,); None for all.
+    """
 
     base: Read
     finetuned: Read
     target: Read
+    shared: NDArray[np.bool_] | None = None

@@ -106,10 +106,11 @@ def fit_models(
         }
         return {role: change for role, change in found.items() if change is not None}
 
+    shared = None if vocabularies is None else vocabularies.shared
     empty = folded_move(base, finetuned, target, Alignment({}, "fit"), body, names)
     fitted = find_fit(
         body,
-        Models(Reader(base, names), Reader(finetuned, names), Reader(target)),
+        Models(Reader(base, names), Reader(finetuned, names), Reader(target), shared),
         watched,
         probing.options,
         head_changes,

@@ -151,18 +151,15 @@ class Runs:
             yield np.flatnonzero(found)
 
     def logits(self, model: Role) -> FloatArray | None:
-        """Return the logits of the first mini-batch; None if B has classes that A lacks."""
+        """Return the logits of the first mini-batch; zeros for tokens that A lacks."""
         session = Session(self._models[model].model.path)
         inputs, valid = next(self._batches(False, model))
         name = "logits" if "logits" in session.outputs else session.outputs[0]
         found = session.run(_fitting(session, inputs), outputs=[name])[name]
         if found.ndim < 2 or found.dtype.kind != "f":
             return None
-        if self._vocabularies is not None:
-            if not self._vocabularies.whole:
-                return None
-            if model != "target":
-                found = self._vocabularies.in_new_columns(found)
+        if self._vocabularies is not None and model != "target":
+            found = self._vocabularies.in_new_columns(found)
         return _rows(found if self._layouts[False].sequence_first else found[:valid])
 
     def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:

@@ -67,9 +67,11 @@ class Vocabularies:
     sizes: tuple[int, int]
 
     @property
-    def whole(self) -> bool:
-        """Whether every token of the new vocabulary has a partner."""
-        return len(self.tokens.b) == self.sizes[1]
+    def shared(self) -> NDArray[np.bool_]:
+        """Which tokens of the new vocabulary have a partner, (V,)."""
+        found = np.zeros(self.sizes[1], bool)
+        found[self.tokens.b] = True
+        return found
 
     def to_new(self, arrays: Arrays) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """Return inputs in the new vocabulary, and which tokens it has, (samples, tokens)."""

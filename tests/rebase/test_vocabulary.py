@@ -138,6 +138,7 @@ def test_tokens_go_there_and_back() -> None:
     assert known is not None and known.tolist() == [[True, False, True]]
     old, back = both.to_old(new)
     assert old["ids"][0, [0, 2]].tolist() == [0, 2] and back is not None and back.all()
+    assert both.shared.tolist() == [False, True, False, True]
     assert both.common(np.arange(4.0), new=True).tolist() == [3, 1]
     assert both.in_new_columns(np.array([5.0, 6.0, 7.0])).tolist() == [0, 7, 0, 5]
     with pytest.raises(InputError):
