@@ -10,7 +10,7 @@ Dim = tuple[int, int]
 Shapes = Mapping[str, Sequence[int]]
 
 #: Operators that shorten what they slide over.
-_WINDOWED = {"AveragePool", "Conv", "LpPool", "MaxPool"}
+_WINDOWED = {"AveragePool", "Conv", "ConvInteger", "LpPool", "MaxPool", "QLinearConv"}
 
 #: How often an input is doubled at most.
 MOST_DOUBLINGS = 12
