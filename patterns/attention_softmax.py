@@ -4,10 +4,12 @@ The core is a Softmax between two contractions. Scores may be scaled, capped (Ge
 Mul), masked by Add, Where or Max (XGLM), joined by a sink that takes a share (GPT-OSS: Concat, and
 Slice afterwards) and cast around the Softmax; the weights may pass a NaN guard (sdpa: IsNaN and
 Where) before they meet v. Scales on q or k^T and transposes belong to their operands.
+An Einsum may have its axes in any order: the match says where heads and positions are.
 """
 
 from __future__ import annotations
 
+from graphrebase.graph.equation import Equation
 from graphrebase.graph.pattern import Match, NearMiss, Pattern, Scene
 from graphrebase.graph.view import Node
 
@@ -18,7 +20,7 @@ _SCORE_OPS = frozenset(
     }
 )
 _WEIGHT_OPS = frozenset({"Cast", "Dropout", "Mul", "Reshape", "Slice", "Unsqueeze", "Where"})
-_CONTRACTIONS = frozenset({"MatMul"})
+_CONTRACTIONS = frozenset({"Einsum", "MatMul"})
 
 
 def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
@@ -32,6 +34,10 @@ def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
         return NearMiss("attention_softmax", node, "no contraction of q and k before this Softmax")
     if weights is None or not after:
         return NearMiss("attention_softmax", node, "no contraction with v after this Softmax")
+    if scores.op_type != weights.op_type:
+        return NearMiss("attention_softmax", node, "one contraction is an Einsum, the other is not")
+    if scores.op_type == "Einsum":
+        return _einsum(scene, node, scores, weights)
     parts = {
         "query": scores.inputs[0],
         "key": scores.inputs[1],
@@ -39,6 +45,43 @@ def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
         "output": weights.outputs[0],
     }
     return Match("attention", node, parts, {"key_layout": "transposed"})
+
+
+def _einsum(scene: Scene, node: Node, scores: Node, weights: Node) -> Match | NearMiss:
+    """Name the operands of two Einsum by the letter that Softmax normalises, the keys'."""
+    first, second = (Equation.parse(n.attributes["equation"]) for n in (scores, weights))
+    normalised = first.output[node.attributes.get("axis", -1)]
+    key = 1 if normalised in first.operands[1] else 0
+    value = 1 if scene.back(weights.inputs[0], _WEIGHT_OPS, {"Softmax"}) is node else 0
+    query_term, key_term = first.operands[1 - key], first.operands[key]
+    value_term, weight_term = second.operands[value], second.operands[1 - value]
+    inner = set(query_term) & set(key_term) - set(first.output)
+    read = set(value_term) & set(weight_term) - set(second.output)
+    brought = set(value_term) - set(weight_term)
+    orders = {
+        "query": _order(query_term, set(query_term) - set(key_term), inner),
+        "key": _order(key_term, set(key_term) - set(query_term), inner),
+        "value": _order(value_term, read, brought),
+        "output": _order(second.output, set(second.output) - set(value_term), brought),
+    }
+    if not all(orders.values()) or "." in "".join((*first.operands, *second.operands)):
+        return NearMiss("attention_softmax", node, "an Einsum that is not that of attention")
+    parts = {
+        "query": scores.inputs[1 - key],
+        "key": scores.inputs[key],
+        "value": weights.inputs[value],
+        "output": weights.outputs[0],
+    }
+    return Match("attention", node, parts, {f"{part}_order": o for part, o in orders.items()})
+
+
+def _order(term: str, positions: set[str], inside: set[str]) -> str:
+    """Return the axes of a term, batch and heads first, then positions, then inside the head."""
+    if len(positions) != 1 or len(inside) != 1:
+        return ""
+    lead = [i for i, c in enumerate(term) if c not in positions | inside]
+    last = (term.index(c) for c in (*positions, *inside))
+    return ",".join(map(str, (*lead, *last)))
 
 
 PATTERN = Pattern("attention_softmax", frozenset({"Softmax"}), _match)

@@ -14,11 +14,13 @@ from graphrebase.structure.residual import Residual, find_residual
 from graphrebase.structure.trace import (
     ELSEWHERE,
     Tracer,
+    channel_line,
     distinct_rows,
     given_numbers,
     send,
     target_of,
 )
+from graphrebase.symmetry.axes import Axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,10 @@ class Attention:
     kv_of: np.ndarray
     residual: Residual | None
 
+    def canonical(self, axes: Sequence[Axis] | None, part: str) -> list[Axis]:
+        """Return the axes of an operand in the order (.., heads, positions, inside the head)."""
+        return [axes[i] for i in operand_order(self.match, part, len(axes))] if axes else []
+
     @property
     def linears(self) -> list[Linear]:
         """Return the linear maps of the layer, in the order query, key, value, output."""
@@ -107,17 +113,15 @@ def find_attention(
 
 
 def _attention(search: _Search, match: Match) -> Attention | str:
-    transposed = match.facts.get("key_layout") == "transposed"
     tables: dict[str, tuple[Linear | None, np.ndarray]] = {}
     for part in ("query", "key", "value"):
-        swap = part == "key" and transposed
-        table = _head_table(search, match.parts[part], swap)
+        table = _head_table(search, match, part)
         if table is None:
             return f"the {part} operand could not be followed to a linear map"
         tables[part] = table
     if tables["query"][0] is None:
         return "the query operand is an input of the graph"
-    output = _output_table(search, match.parts["output"])
+    output = _output_table(search, match)
     if output is None:
         return "the attention output could not be followed to a linear map"
     query = distinct_rows(tables["query"][1])
@@ -132,7 +136,7 @@ def _attention(search: _Search, match: Match) -> Attention | str:
         value=_operand(tables["value"][0], value),
         output=Projection(output[0], output[1]),
         kv_of=_kv_of(tables["key"][1], key, len(query)),
-        residual=find_residual(search.graph, search.shapes, output[0].output),
+        residual=find_residual(search.graph, search.shapes, output[0].output, output[0].gives[-1]),
     )
 
 
@@ -140,18 +144,33 @@ def _operand(linear: Linear | None, index: np.ndarray) -> Projection | Given:
     return Given(index) if linear is None else Projection(linear, index)
 
 
+def operand_order(match: Match, part: str, rank: int) -> list[int]:
+    """Return the axes of an operand in the order (.., heads, positions, inside the head).
+
+    A pattern says which they are where it is not the usual order (``query_order`` and so on).
+    """
+    given = match.facts.get(f"{part}_order")
+    if given is not None:
+        return [int(i) for i in given.split(",")]
+    order = list(range(rank))
+    if part == "key" and match.facts.get("key_layout") == "transposed":
+        order[-2:] = order[:-3:-1]
+    return order
+
+
 def _head_table(
-    search: _Search, value: str, swapped: bool
+    search: _Search, match: Match, part: str
 ) -> tuple[Linear | None, np.ndarray] | None:
     """Return the linear map behind an operand and its channels per (batch x head, d).
 
     Keys and values that the graph is given have no linear map; their channels are numbered.
     """
+    value = match.parts[part]
     found = search.tracer.trace(value)
     table = found.table if found else given_numbers(search.graph, search.shapes, value)
     if table is None or table.ndim < 3:
         return None
-    table = table.swapaxes(-1, -2) if swapped else table
+    table = table.transpose(operand_order(match, part, table.ndim))
     # The first positions may come from a cache.
     rows = table[..., -1, :].reshape(-1, table.shape[-1])
     if (rows == ELSEWHERE).any():
@@ -168,24 +187,28 @@ def _kv_of(rows: np.ndarray, distinct: np.ndarray, heads: int) -> np.ndarray:
     return np.repeat(np.arange(len(distinct)), heads // len(distinct))
 
 
-def _output_table(search: _Search, value: str) -> tuple[Linear, np.ndarray] | None:
+def _output_table(search: _Search, match: Match) -> tuple[Linear, np.ndarray] | None:
     """Return the output projection and its input channel per (h, d)."""
+    value = match.parts["output"]
     found = target_of(search.graph, value, search.readers)
     shape = search.shapes.shape(value)
     if found is None or shape is None or len(shape) < 3:
         return None
+    order = operand_order(match, "output", len(shape))
     linear, steps = found
-    size = [d[0] for d in shape]
+    size = [shape[i][0] for i in order]
     lead, inner = int(np.prod(size[:-2])), size[-1]
     width = linear.in_width
     heads = width // inner
     # The leading axes are batch and heads, the batch outermost.
     numbers = (np.arange(lead) % heads)[:, None] * inner + np.arange(inner)
     grid = np.broadcast_to(numbers.reshape(*size[:-2], 1, inner), size)
-    sent = send(search.graph, search.shapes, grid, steps)
-    if sent is None or sent.shape[-1] != width:
+    sent = send(search.graph, search.shapes, grid.transpose(np.argsort(order)), steps)
+    if sent is None:
         return None
-    line = sent.reshape(-1, width)[0]
+    line = channel_line(sent, linear.reads)
+    if len(line) != width:
+        return None
     if not np.array_equal(np.sort(line), np.arange(width)):
         return None
     return linear, np.argsort(line).reshape(heads, inner)

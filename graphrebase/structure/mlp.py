@@ -10,7 +10,7 @@ import numpy as np
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.structure.linear import Linear, by_output
 from graphrebase.structure.residual import Residual, find_residual
-from graphrebase.structure.trace import channels, send
+from graphrebase.structure.trace import channel_line, channels, send
 
 _NONLINEAR = {
     *("Elu", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Mish"),
@@ -22,6 +22,8 @@ _ACTIVATION = {
     *_NONLINEAR,
     *_STRUCTURAL,
     *("Add", "Cast", "Clip", "Div", "Dropout", "Max", "Min", "Mul", "Neg", "Pow", "Sqrt", "Sub"),
+    # EVA normalises the hidden units.
+    *("LayerNormalization", "RMSNormalization", "ReduceMean"),
 }
 #: Longest chain of nodes between two linear maps.
 _LIMIT = 24
@@ -63,8 +65,7 @@ class _Source:
 
     @property
     def key(self) -> tuple[int, bytes]:
-        row = self.table.reshape(-1, self.table.shape[-1])[0]
-        return id(self.linear), row.tobytes()
+        return id(self.linear), np.unique(self.table).tobytes()
 
 
 _Sources = dict[tuple[int, bytes], _Source]
@@ -85,7 +86,8 @@ class _Search:
 
     def _sources(self, value: str, depth: int) -> _Sources | None:
         if value in self.outputs:
-            numbers = channels(self.shapes, value, self.outputs[value].out_width)
+            linear = self.outputs[value]
+            numbers = channels(self.shapes, value, linear.gives, linear.out_width)
             if numbers is None:
                 return None
             source = _Source(self.outputs[value], numbers, active=False)
@@ -100,6 +102,8 @@ class _Search:
             inner = self.sources(name, depth + 1)
             if inner is None:
                 return None
+            if node.op_type == "ReduceMean":
+                continue  # a statistic of units that come another way
             for source in inner.values():
                 moved = self._moved(node, name, value, source)
                 if moved is None:
@@ -132,7 +136,7 @@ def find_mlps(
     for down in linears:
         if id(down) in used:
             continue
-        residual = find_residual(graph, shapes, down.output)
+        residual = find_residual(graph, shapes, down.output, down.gives[-1])
         mlp = _mlp(search, down, residual, used) if residual is not None else None
         if mlp is not None:
             found.append(mlp)
@@ -147,9 +151,11 @@ def _mlp(search: _Search, down: Linear, residual: Residual, used: set[int]) -> M
         return None
     if any(id(s.linear) in used or s.linear is down for s in sources):
         return None
-    if any(s.table.shape[-1] != down.in_width for s in sources):
+    if not all(linear.pointwise for linear in (down, *(s.linear for s in sources))):
         return None
-    rows = {id(s): s.table.reshape(-1, down.in_width)[0] for s in sources}
+    rows = {id(s): channel_line(s.table, down.reads) for s in sources}
+    if any(len(line) != down.in_width for line in rows.values()):
+        return None
     if len(sources) == 1:
         return Mlp(active[0].linear, rows[id(active[0])], None, None, down, residual)
     gate = active[0]

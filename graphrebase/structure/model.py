@@ -22,6 +22,7 @@ from graphrebase.structure.mlp import Mlp, find_mlps
 from graphrebase.structure.points import Edge, find_edges, point_names
 from graphrebase.structure.residual import Residual
 from graphrebase.structure.roles import Role, SpaceTable
+from graphrebase.structure.streams import find_streams
 from graphrebase.symmetry import FREE_KINDS, Symmetry, find_symmetry
 from graphrebase.symmetry.axes import Axis
 
@@ -191,7 +192,7 @@ def _parts_of(whole: Graph, source: Graph, shapes: ShapeTable) -> _Parts:
     ordered: list[Attention | Mlp] = [*attention, *mlps]
     ordered.sort(key=lambda b: (feeds[_end(b)], _position(b)))
     keys = list(dict.fromkeys(feeds[_end(b)] for b in ordered))
-    towers = tuple(keys.index(feeds[_end(b)]) for b in ordered)
+    towers = tuple(find_streams(graph, [b.residual for b in ordered]))
     norms = [m for m in matches if m.kind == "norm"]
     norms.sort(key=lambda m: (_tower(feeds[m.parts["output"]], keys), m.node.index))
     return _Parts(

@@ -10,7 +10,8 @@ from graphrebase.graph import Graph, Node, ShapeTable
 #: weighted sum over experts, reshapes and the transposes of seq-first code.
 _TO_RESIDUAL = {
     *("Cast", "Div", "Dropout", "LayerNormalization", "Mul", "RMSNormalization", "ReduceSum"),
-    *("Reshape", "SimplifiedLayerNormalization", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+    *("Reshape", "SimplifiedLayerNormalization", "Slice", "Squeeze", "Sub", "Transpose"),
+    "Unsqueeze",
 }
 _LIMIT = 16
 
@@ -23,15 +24,21 @@ class Residual:
         node: the Add.
         skip: input position of the stream that passes by.
         branch: input position of what the block adds.
+        channels: axis of the stream's channels: the last one, 1 for images.
     """
 
     node: Node
     skip: int
     branch: int
+    channels: int = -1
 
 
-def find_residual(graph: Graph, shapes: ShapeTable, branch: str) -> Residual | None:
+def find_residual(
+    graph: Graph, shapes: ShapeTable, branch: str, channels: int = -1
+) -> Residual | None:
     """Return the Add that joins a block's output to the stream, or None.
+
+    ``channels`` is the axis of the branch that holds its channels.
 
     An Add joins the stream if the other operand is what the block was computed from, or if that
     operand is a stream already joined (attention and MLP in parallel, added one by one). Otherwise
@@ -48,12 +55,32 @@ def find_residual(graph: Graph, shapes: ShapeTable, branch: str) -> Residual | N
             if not _fits(graph, shapes, other, name):
                 continue
             if _computed_from(graph, shapes, name, other) or _is_joined(graph, shapes, other):
-                return Residual(slot.node, skip, slot.position)
+                return Residual(slot.node, skip, slot.position, channels)
             following.append(slot.node)
-        if len(following) != 1:
+        step = _rolled(graph, following) if len(following) > 1 else following
+        if len(step) != 1:
             return None
-        name = following[0].outputs[0]
+        if step[0].op_type == "Transpose":
+            channels = _turned(step[0], channels)
+        name = step[0].outputs[0]
     return None
+
+
+def _turned(node: Node, channels: int) -> int:
+    """Return the axis of the channels after a Transpose; -1 where it is the last one."""
+    order = node.attributes.get("perm")
+    if order is None:
+        return channels
+    place = list(order).index(channels % len(order))
+    return -1 if place == len(order) - 1 else place
+
+
+def _rolled(graph: Graph, slices: list[Node]) -> list[Node]:
+    """Return the Concat that puts slices of one value together again (shifted windows)."""
+    users = [slot.node for node in slices for slot in graph.users(node.outputs[0])]
+    if any(n.op_type != "Slice" for n in slices) or any(n.op_type != "Concat" for n in users):
+        return []
+    return list({node.index: node for node in users}.values())
 
 
 def _fits(graph: Graph, shapes: ShapeTable, skip: str, branch: str) -> bool:

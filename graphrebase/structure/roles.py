@@ -18,7 +18,7 @@ from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.residual import Residual
 from graphrebase.structure.views import View, constant_view
 from graphrebase.symmetry import Symmetry
-from graphrebase.symmetry.axes import Axis, Fibre, Leaf, leaves
+from graphrebase.symmetry.axes import Axis, Fibre, Leaf, Product, leaves
 
 RoleAxes = tuple[str | None, ...]
 
@@ -89,6 +89,18 @@ class SpaceTable:
         axes = self.symmetry.values.get(value)
         return self.name(axes[-1]) if axes else None
 
+    def read(self, linear: Linear) -> str | None:
+        """Return the space of a linear map's input channels."""
+        return self._one(linear.input, linear.reads)
+
+    def given(self, linear: Linear) -> str | None:
+        """Return the space of a linear map's output channels."""
+        return self._one(linear.output, linear.gives)
+
+    def _one(self, value: str, channels: tuple[int, ...]) -> str | None:
+        axes = self.symmetry.values.get(value)
+        return self.name(axes[channels[0]]) if axes and len(channels) == 1 else None
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpaces:
@@ -104,8 +116,8 @@ def attention_spaces(table: SpaceTable, layer: Attention, index: int) -> Attenti
     """Register and return the spaces of attention layer ``index``."""
     symmetry = table.symmetry
     parts = layer.match.parts
-    query = _static_factors(symmetry, symmetry.values.get(parts["query"], []))
-    value = _static_factors(symmetry, symmetry.values.get(parts["value"], []))
+    query = _static_factors(symmetry, layer.canonical(symmetry.values.get(parts["query"]), "query"))
+    value = _static_factors(symmetry, layer.canonical(symmetry.values.get(parts["value"]), "value"))
     kv = layer.kv_heads
     if not query or not value:
         return AttentionSpaces(None, None, None, None)
@@ -154,7 +166,8 @@ def _inner(
     if axis is None:
         return None
     form = axis.form
-    if isinstance(form, Leaf) and kv == 1:
+    if isinstance(form, Leaf) and (kv == 1 or head is not None):
+        # One head, or one order for all of them (a norm or position table that heads share).
         return table.add(Space(name, kind, axis.length), [axis])  # type: ignore[arg-type]
     members = form.members if isinstance(form, Fibre) else ()
     apart = {m.root for m in members if isinstance(m.form, Leaf)}
@@ -216,7 +229,7 @@ def _projection_roles(
         f"{name}.weight",
         "attention",
         weight,
-        (*axes, table.last(linear.input)),
+        (*axes, table.read(linear)),
         linear.node.index,
         linear.input,
         linear.output,
@@ -242,7 +255,7 @@ def _output_roles(
     linear, index = projection.linear, projection.index
     columns = _or_all(index[order].reshape(-1), linear.in_width)
     shape = (linear.out_width, *lead, index.shape[-1])
-    out = table.last(linear.output)
+    out = table.given(linear)
     weight = linear.weight.picked(None, columns).shaped(shape)
     yield Role(
         f"{name}.weight",
@@ -260,9 +273,10 @@ def _output_roles(
 def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
     """Yield the roles of one MLP: up and gate (M, D), down (D, M), biases."""
     axes = table.symmetry.values.get(mlp.down.input)
+    units = axes[mlp.down.reads[0]] if axes and len(mlp.down.reads) == 1 else None
     hidden = None
-    if axes and isinstance(axes[-1].form, Leaf):
-        hidden = table.add(Space(f"block.{index}.mlp", "mlp", mlp.width), [axes[-1]])
+    if units is not None and isinstance(units.form, Leaf):
+        hidden = table.add(Space(f"block.{index}.mlp", "mlp", mlp.width), [units])
     prefix = f"block.{index}.mlp"
     parts = [("up", mlp.up, mlp.up_index)]
     if mlp.gate is not None and mlp.gate_index is not None:
@@ -274,7 +288,7 @@ def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
             f"{prefix}.{letter}.weight",
             "mlp",
             weight,
-            (hidden, table.last(linear.input)),
+            (hidden, table.read(linear)),
             linear.node.index,
             linear.input,
             linear.output,
@@ -290,11 +304,10 @@ def linear_roles(
 ) -> Iterable[Role]:
     """Yield weight (out, in) and bias of a plain linear map."""
     if linear.node.op_type == "Conv":
-        axes = table.symmetry.values.get(linear.output)
-        out = table.name(axes[1]) if axes else None
-        reads = None
+        out = table.given(linear)
+        reads = (inside or table.read(linear)) if linear.pointwise else None
     else:
-        out, reads = table.last(linear.output), inside or table.last(linear.input)
+        out, reads = table.given(linear), inside or table.read(linear)
     yield Role(
         f"{name}.weight",
         kind,
@@ -386,13 +399,23 @@ def residual_space(
         (residual.node.inputs[residual.skip], before),
         (residual.node.outputs[0], after),
     ):
-        axes = values.get(value)
-        axis = axes[-1] if axes else None
+        axis = _channels_of(values.get(value, ()), residual.channels)
         free = axis is not None and isinstance(axis.form, Leaf)
+        if isinstance(axis, Axis) and isinstance(axis.form, Product):
+            # A grouped convolution keeps groups of channels together.
+            for factor in axis.form.factors:
+                grouped = isinstance(factor.form, Fibre)
+                label = (name, "residual") if grouped else (f"{name}.groups", "hidden")
+                for part in leaves(factor):
+                    table.partial.setdefault(part.root, label)
         names.append(
             table.add(Space(name, "residual", axis.length), [axis]) if axis and free else None
         )
     return names[0], names[1]
+
+
+def _channels_of(axes: Sequence[Axis], position: int) -> Axis | None:
+    return axes[position] if axes else None
 
 
 def _or_all(index: np.ndarray, size: int) -> np.ndarray | None:

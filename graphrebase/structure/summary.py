@@ -9,6 +9,7 @@ from typing import Any
 from graphrebase.structure.blocks import Attention, Projection
 from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.model import Structure
+from graphrebase.structure.streams import origins
 from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, children, leaves
 
 
@@ -50,7 +51,10 @@ def _blocks(structure: Structure) -> Iterable[dict[str, Any]]:
             "tower": tower,
         }
         numbers[kind] += 1
-        entry |= _attention(block) if isinstance(block, Attention) else _mlp(block)
+        if isinstance(block, Attention):
+            entry |= {**_attention(block), "cross": _is_cross(structure, block)}
+        else:
+            entry |= _mlp(block)
         entry["residual"] = block.residual is not None
         yield entry
 
@@ -65,6 +69,18 @@ def _attention(layer: Attention) -> dict[str, Any]:
         "packed": _is_packed(layer),
         "node": str(layer.match.node),
     }
+
+
+def _is_cross(structure: Structure, layer: Attention) -> bool:
+    """Tell whether an attention layer reads another stream than the one its queries come from."""
+    if not isinstance(layer.value, Projection):
+        return True
+    ends = {b.residual.node.outputs[0] for b in structure.blocks if b.residual is not None}
+    own, read = (
+        origins(structure.float_graph, part.linear.input, ends)
+        for part in (layer.query, layer.value)
+    )
+    return own.isdisjoint(read)
 
 
 def _is_packed(layer: Attention) -> bool:

@@ -6,6 +6,7 @@ and v that an exporter writes is read the same way, without a template for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -84,7 +85,7 @@ class Tracer:
         found = None
         if value in self.linears:
             linear = self.linears[value]
-            numbers = channels(self.shapes, value, linear.out_width)
+            numbers = channels(self.shapes, value, linear.gives, linear.out_width)
             found = None if numbers is None else Traced(linear, numbers, 0)
         elif depth < _LIMIT and value in self.graph.producers and value not in self.shapes.values:
             found = self._through(self.graph.producers[value], value, depth + 1)
@@ -193,22 +194,38 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return len(shape) <= len(target) and all(n in (1, m) for n, m in pairs)
 
 
-def channels(shapes: ShapeTable, value: str, width: int = 0) -> np.ndarray | None:
-    """Return the channel number at every position of a value.
+def channels(
+    shapes: ShapeTable, value: str, axes: tuple[int, ...] = (-1,), width: int = 0
+) -> np.ndarray | None:
+    """Return the channel number at every position of a value, broadcast.
 
     Args:
-        shapes: shapes of all values.
-        value: the value; its channels are its last axis, or the last few where these make up
-            ``width`` together (heads x head_dim, before a bias is added).
+        shapes: shapes of the graph.
+        value: the value.
+        axes: its axes that number channels, row-major; the last one for most linear maps, or the
+            last few where these make up ``width`` together (before a bias is added).
         width: number of channels.
     """
     shape = shapes.shape(value)
     if shape is None:
         return None
     size = [d[0] for d in shape]
-    count = next((n for n in range(1, len(size)) if np.prod(size[-n:]) == width), 1)
-    grid = size[len(size) - count :]
-    return np.broadcast_to(np.arange(int(np.prod(grid))).reshape(grid), size)
+    if axes == (-1,):
+        count = next((n for n in range(1, len(size)) if np.prod(size[-n:]) == width), 1)
+        axes = tuple(range(-count, 0))
+    chosen = [axis % len(size) for axis in axes]
+    grid = np.arange(math.prod(size[i] for i in chosen)).reshape([size[i] for i in chosen])
+    form = [size[i] if i in chosen else 1 for i in range(len(size))]
+    return np.broadcast_to(grid.transpose(np.argsort(chosen)).reshape(form), size)
+
+
+def channel_line(table: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Return the entries of a table along channel axes, row-major, at the first position."""
+    chosen = [axis % table.ndim for axis in axes]
+    rest = [i for i in range(table.ndim) if i not in chosen]
+    width = math.prod(table.shape[i] for i in chosen)
+    line: np.ndarray = table.transpose([*rest, *chosen]).reshape(-1, width)[0]
+    return line
 
 
 def given_numbers(graph: Graph, shapes: ShapeTable, value: str) -> np.ndarray | None:

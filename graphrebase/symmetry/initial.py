@@ -19,8 +19,8 @@ from functools import reduce
 import numpy as np
 
 from graphrebase.graph import Graph, Node, ShapeTable
+from graphrebase.graph.equation import Equation
 from graphrebase.symmetry.axes import Axis, fibre, frozen, leaf, product
-from graphrebase.symmetry.equation import Equation
 from graphrebase.symmetry.registry import Axes
 from graphrebase.symmetry.solver import MAX_MEMBERS, Solver
 

@@ -10,7 +10,7 @@ from graph_models import ints, save, weight
 from laws import assert_permutes, members, symmetry_of
 from onnx import helper
 
-from graphrebase.symmetry.equation import Equation
+from graphrebase.graph.equation import Equation
 
 HEADS = {"wq": weight(6, 2, 3, seed=1), "wo": weight(2, 3, 6, seed=2)}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from graphrebase.graph.equation import Equation
 from graphrebase.symmetry.axes import Axis
-from graphrebase.symmetry.equation import Equation
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 
 
