@@ -16,21 +16,22 @@ import numpy as np
 
 from graphrebase.graph import Graph
 from graphrebase.runtime.batches import fixed_batch, outputs, predict
-from graphrebase.runtime.images import pool
-from graphrebase.runtime.probes import (
+from graphrebase.runtime.image_probes import (
     POOL,
-    SECONDS,
-    Note,
-    Probes,
-    draw,
+    SCALES,
+    TRIALS,
     find_range,
-    image_input,
-    sequence_length,
+    image_shape,
+    images_per_run,
+    seconds_per_image,
     spread,
-    token_input,
 )
+from graphrebase.runtime.images import pool
+from graphrebase.runtime.probes import SECONDS, Probes
 from graphrebase.runtime.session import Session
+from graphrebase.runtime.signature import Note, image_input, sequence_length, token_input
 from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
+from graphrebase.runtime.text_probes import draw
 from graphrebase.runtime.verdict import class_scores
 
 COUNT = 320
@@ -260,16 +261,13 @@ def _images(
 ) -> Arrays:
     """Return images on which A_ft is most confident, even over its classes."""
     spec = finetuned.inputs[name]
-    sizes = zip(spec.shape[1:], (3, 224, 224), strict=True)
-    channels, height, width = (d if isinstance(d, int) else usual for d, usual in sizes)
-    shape = (channels, height, width)
-    size = fixed_batch(finetuned) or _BATCH
-    trial = pool(rng, size, shape, 0.0, 1.0).astype(spec.dtype)
-    began = time.perf_counter()
-    _odds(finetuned, {name: trial}, size)
-    taken = (time.perf_counter() - began) / size
-    low, high = find_range([finetuned], name, rng, shape, size)
-    count = int(np.clip(seconds / max(taken, 1e-9), 2 * size, POOL)) // size * size
+    shape = image_shape(spec)
+    size = fixed_batch(finetuned) or images_per_run(shape)
+    taken = seconds_per_image([finetuned], name, rng, shape, size)
+    affordable = int(seconds / max(taken, 1e-9) / 2)
+    trials = int(np.clip(affordable // len(SCALES), size, TRIALS))
+    low, high = find_range([finetuned], name, rng, shape, size, trials)
+    count = int(np.clip(affordable, 2 * size, POOL)) // size * size
     images = pool(rng, count, shape, low, high).astype(spec.dtype)
     odds = _odds(finetuned, {name: images}, size)
     chosen = np.arange(min(count, IMAGES))

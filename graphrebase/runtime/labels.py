@@ -11,9 +11,9 @@ import numpy as np
 from graphrebase.errors import InputError
 from graphrebase.runtime.batches import predict
 from graphrebase.runtime.data import cast_inputs, load_npz, split_labels
-from graphrebase.runtime.probes import token_input
 from graphrebase.runtime.scores import IGNORED
 from graphrebase.runtime.session import Session
+from graphrebase.runtime.signature import token_input
 
 
 @dataclass(frozen=True, slots=True)

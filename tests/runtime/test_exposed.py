@@ -12,8 +12,8 @@ from zoo_fixture import zoo_model
 from graphrebase.errors import InputError
 from graphrebase.io import read_model
 from graphrebase.runtime import Session, exposed
+from graphrebase.runtime.image_probes import spread
 from graphrebase.runtime.images import pool
-from graphrebase.runtime.probes import spread
 from graphrebase.structure import Mlp, find_structure
 
 

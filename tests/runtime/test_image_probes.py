@@ -1,4 +1,4 @@
-"""Generated probes: the range of pixel values is found, selection spreads over classes."""
+"""Generated images: the range of pixel values is found, selection spreads over classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from graphrebase.runtime import Session
-from graphrebase.runtime.probes import SCALES, find_range, spread
+from graphrebase.runtime.image_probes import SCALES, find_range, spread
 
 EXAMPLE = Path(str(files("graphrebase") / "example"))
 

@@ -1,0 +1,47 @@
+"""What a model's signature says of its inputs: tokens, images, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from graphrebase.graph import Graph
+from graphrebase.runtime.batches import main_output
+from graphrebase.runtime.session import Session
+from graphrebase.runtime.synthetic import length_limit
+
+LENGTH = 64
+"""Tokens of a generated sequence, where nothing says otherwise."""
+Arrays = dict[str, np.ndarray]
+Note = Callable[[str], None]
+
+
+def token_input(session: Session) -> str | None:
+    """Return the input that holds tokens: integer, (samples, tokens), no mask, type or position."""
+    helpers = ("mask", "type", "position", "label", "past", "cache")
+    for name, spec in session.inputs.items():
+        plain = not any(word in name.lower() for word in helpers)
+        if spec.dtype.kind in "iu" and len(spec.shape) == 2 and plain:
+            return name
+    return None
+
+
+def image_input(session: Session) -> str | None:
+    """Return the input that holds images: the only float one of rank 4."""
+    found = [n for n, s in session.inputs.items() if s.dtype.kind == "f" and len(s.shape) == 4]
+    return found[0] if len(found) == 1 else None
+
+
+def sequence_length(session: Session, graph: Graph) -> int:
+    """Return the length of generated sequences: the declared one, or what the tables allow."""
+    declared = [s.shape[1] for s in session.inputs.values() if len(s.shape) == 2]
+    fixed = next((d for d in declared if isinstance(d, int)), None)
+    limit = length_limit(graph)
+    return fixed or min(LENGTH, limit or LENGTH)
+
+
+def logits_of(session: Session, inputs: Arrays) -> np.ndarray:
+    """Return the main output of one run, float64."""
+    name = main_output(session)
+    return session.run(inputs, outputs=[name])[name].astype(np.float64)
