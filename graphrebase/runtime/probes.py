@@ -109,6 +109,8 @@ def _random(session: Session, graph: Graph, seed: int) -> Arrays:
 def _is_language(session: Session, graph: Graph, seed: int) -> bool:
     """Return whether the model gives one distribution over its vocabulary per token."""
     length = sequence_length(session, graph)
-    inputs = synthetic_inputs(session, batch=1, length=length, seed=seed, cache="empty")
+    inputs = synthetic_inputs(
+        session, batch=1, length=length, seed=seed, vocabulary=table_limit(graph), cache="empty"
+    )
     found = logits_of(session, inputs)
     return found.ndim == 3 and found.shape[-1] >= table_limit(graph)

@@ -46,7 +46,9 @@ def sample(
     batch = session.inputs[tokens].shape[0]
     fixed = isinstance(batch, int)
     count = batch if isinstance(batch, int) else SEQUENCES
-    start = synthetic_inputs(session, batch=count, length=length, seed=0, vocabulary=vocabulary)
+    start = synthetic_inputs(
+        session, batch=count, length=length, seed=0, vocabulary=vocabulary, cache="empty"
+    )
     start[tokens] = rng.integers(0, vocabulary, start[tokens].shape).astype(start[tokens].dtype)
     trial = start if fixed else _cut(start, slice(TRIED))
     began = time.perf_counter()
