@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_models.modules import Zoo
+
+_PARTS = ("key", "value")
 
 
 class Cached(Zoo):
@@ -21,30 +24,42 @@ class Cached(Zoo):
     def __init__(self, model: str, config: str, options: dict[str, Any], past: bool) -> None:
         """Build the model from transformers class names."""
         settings = getattr(transformers, config)(**{**options, "use_cache": True})
-        layers = settings.num_hidden_layers
-        parts = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
+        parts = [f"{i}.{part}" for i in range(settings.num_hidden_layers) for part in _PARTS]
         super().__init__(
-            getattr(transformers, model)(settings),
+            _Flat(getattr(transformers, model)(settings)),
             ("input_ids", "attention_mask", *(f"past_key_values.{p}" for p in parts if past)),
             ("logits", *(f"present.{p}" for p in parts)),
         )
-        self.layers = layers
 
-    def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
+
+class _Flat(nn.Module):
+    """A model whose cache is one tensor per layer and part, by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def set_attn_implementation(self, attention: str) -> None:
+        """Choose how attention is computed."""
+        model: Any = self.model
+        model.set_attn_implementation(attention)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **past: Tensor) -> SimpleNamespace:
         """Run on ids `(batch, sequence)`, mask `(batch, past + sequence)` and the cache."""
-        ids, mask, *past = arrays
-        cache = transformers.DynamicCache()
-        for layer in range(len(past) // 2):
-            cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        cache, states = transformers.DynamicCache(), list(past.values())
+        for layer, (keys, values) in enumerate(zip(states[::2], states[1::2], strict=True)):
+            cache.update(keys, values, layer)
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         result = self.model(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
         )
-        states = [
-            state for layer in result.past_key_values.layers for state in (layer.keys, layer.values)
-        ]
-        return (result.logits, *states)
+        present = {
+            f"present.{i}.{part}": state
+            for i, layer in enumerate(result.past_key_values.layers)
+            for part, state in zip(_PARTS, (layer.keys, layer.values), strict=True)
+        }
+        return SimpleNamespace(logits=result.logits, **present)
