@@ -199,12 +199,12 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
     case.progress("comparing weights", 0, 0)
     choice = _choose(build_problem(base, target, case.pairing), settings)
     if choice.method == "fit":
-        return _fit(case, choice, case.probes.get())
+        return _fit_on_probes(case, choice)
     if settings.method == "auto" and choice.method == "anchored":
         try:
             choice = _fit_if_it_runs(case, choice)
             if choice.method == "fit":
-                task = _fit(case, choice, case.probes.get())
+                task = _fit_on_probes(case, choice)
                 if not _is_permuted(task.alignment):
                     return task
                 choice = replace(choice, method="anchored")
@@ -245,7 +245,7 @@ def _fit_resized(case: Case, stored: Alignment | None) -> Task:
             hint="give unlabelled inputs with --probes",
         )
     why = "asked for" if method == "fit" else "base and target differ in size"
-    return _fit(case, _Choice("fit", why, None), case.probes.get())
+    return _fit_on_probes(case, _Choice("fit", why, None))
 
 
 def _is_permuted(found: Alignment) -> bool:
@@ -313,6 +313,14 @@ def _task_vector(case: Case, found: Alignment) -> TaskVector:
         case.settings.alpha,
         folded,
     )
+
+
+def _fit_on_probes(case: Case, choice: _Choice) -> Task:
+    """Return a fit; probes, which take long to make, only for models that can be fitted."""
+    base, target = case.structures["base"], case.structures["target"]
+    one, other = (base, target) if case.names is None else (target, base)
+    build_body(one, other, names=case.names)
+    return _fit(case, choice, case.probes.get())
 
 
 def _fit(case: Case, choice: _Choice, probing: Probing) -> Task:
