@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def names() -> Iterator[str]:
     for name in bases:
         family = family_of(name)
         for path, known in PATHS.items():
-            fits = family.endswith(known.suffix) and not family.endswith("-fresh")
+            fits = any(fnmatch(family, pattern) for pattern in known.families)
+            fits = fits and not family.endswith("-fresh")
             if fits and export_path(name) in known.bases:
                 yield f"{name}+{path}"
 

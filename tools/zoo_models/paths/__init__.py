@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from zoo_models.paths import files, formats, merged, optimised, quantised
+from zoo_models.paths import files, formats, merged, optimised, quantised, tensorflow
 from zoo_models.paths.path import ExportPath
 
 LEGACY, DYNAMO = ("ts17-eager",), ("dy18-sdpa",)
@@ -29,7 +29,8 @@ PATHS: Mapping[str, ExportPath] = {
     "int8-channel": ExportPath(quantised.dynamic_per_channel, LEGACY, ("onnxruntime",)),
     "nbits": ExportPath(quantised.nbits, LEGACY, ("onnxruntime",)),
     "blocks": ExportPath(quantised.blocks, LEGACY, ("onnxruntime",)),
-    "merged": ExportPath(merged.merged, LEGACY, suffix="-cache", cases=merged.cases),
+    "merged": ExportPath(merged.merged, LEGACY, families=("*-cache",), cases=merged.cases),
+    "tf2onnx": ExportPath(tensorflow.tf2onnx, LEGACY, families=("bert", "bert-cls")),
     # Nobody writes against these.
     "opset21": ExportPath(formats.newer_opset, LEGACY, held_out=True),
     "static": ExportPath(

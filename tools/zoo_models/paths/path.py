@@ -45,7 +45,7 @@ class ExportPath:
         apply: writes the new model to the path given.
         bases: export paths to start from.
         libraries: packages that decide the result.
-        suffix: only families whose name ends so.
+        families: patterns of the only families it applies to.
         cases: inputs and outputs of the new model, by size.
         held_out: nobody writes against it.
     """
@@ -53,7 +53,7 @@ class ExportPath:
     apply: Callable[[Source, Path], None]
     bases: tuple[str, ...]
     libraries: tuple[str, ...] = ()
-    suffix: str = ""
+    families: tuple[str, ...] = ("*",)
     cases: Callable[[Source], Mapping[str, Case]] = all_sizes
     held_out: bool = False
 
