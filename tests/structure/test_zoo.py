@@ -22,7 +22,7 @@ MODELS = [
     *("beit-ts17-eager", "mha-cross-ts17-eager", "llama-cache-ts17-eager"),
     *("gpt2-cache-ts17-eager+merged", "bert-ts17-eager+ort-opt", "gpt2-ts17-eager+ort-extended"),
     *("llama-ts17-eager+fp16", "vit-cls-ts17-eager+bf16-stored", "bert-ts17-eager+files"),
-    *("llama-ts17-eager+qdq-channel", "bert-ts17-eager+int8"),
+    *("llama-ts17-eager+qdq-channel", "bert-ts17-eager+int8", "bert-ts17-eager+tf2onnx"),
 ]
 
 
