@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from graphrebase.align.activations import Role
 from graphrebase.align.body import Body, FloatArray, MlpLayer
-from graphrebase.errors import InputError, MismatchError
+from graphrebase.errors import InputError, MismatchError, VerificationError
 from graphrebase.rebase.ends import find_streams
 from graphrebase.runtime import Session, cast_inputs, exposed, synthetic_inputs
 from graphrebase.runtime.vocabulary import Vocabularies
@@ -26,6 +26,9 @@ from graphrebase.structure.wiring import norm_facts, origin
 Arrays = Mapping[str, np.ndarray]
 
 BATCH = 16
+"""Samples per run."""
+ELEMENTS = 1 << 20
+"""Elements of one residual stream per run, at most, where it does not become less than one."""
 OTHER_TOKENS = 0.1
 """Weight, in the last block, of tokens that a head which reads one token does not see."""
 
@@ -80,7 +83,6 @@ class Runs:
         }
         target = self._sessions["target"]
         self._layers = _layers(body, models["target"])
-        self._batch = _fixed_batch(target) or batch
         self._vocabularies = vocabularies
         self._data: dict[bool, dict[Role, dict[str, np.ndarray]]] = {}
         self._known: dict[bool, np.ndarray | None] = {}
@@ -92,6 +94,9 @@ class Runs:
             }
         if not self._data[False]["target"]:
             raise InputError("there are no probes", hint="give at least one sample per input")
+        self._batch = _fixed_batch(target) or _affordable(
+            target, self._data[False]["target"], batch
+        )
         self._layouts = {
             k: self._find_layout(body, k) for k, x in self._data.items() if x["target"]
         }
@@ -323,6 +328,17 @@ def _head_token(structure: Structure) -> int | None:
 def _fixed_batch(session: Session) -> int | None:
     sizes = (spec.shape[0] for spec in session.inputs.values() if spec.shape)
     return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def _affordable(session: Session, data: Arrays, most: int) -> int:
+    """Return the samples of a run: fewer where a sample's streams are large."""
+    sample = {name: array[:1] for name, array in data.items()}
+    try:
+        streams = session.run(_fitting(session, sample))
+    except VerificationError:
+        return most  # an export with its batch baked in, undeclared
+    largest = max(array.size for array in streams.values())
+    return int(np.clip(ELEMENTS // largest, 1, most))
 
 
 def _fitting(session: Session, inputs: Arrays) -> dict[str, np.ndarray]:

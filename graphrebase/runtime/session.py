@@ -175,6 +175,8 @@ def _open(model: Path | bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Blocks of 4 bits are multiplied in float: rounding activations would hide a wrong weight.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Packed copies of all weights would double the memory of a large model, to save little time.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return onnxruntime.InferenceSession(
             str(model) if isinstance(model, Path) else model, options, providers=_PROVIDERS

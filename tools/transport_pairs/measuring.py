@@ -138,8 +138,8 @@ def run(case: Case, method: Method, work: Path) -> Outcome:
 
 
 def _from_report(report: dict[str, object], name: str, seconds: float) -> Outcome:
-    evidence = report.get("evidence")
-    value = evidence.get("e") if isinstance(evidence, dict) else None
+    verdict = report.get("verdict")
+    value = verdict.get("evidence") if isinstance(verdict, dict) else None
     return Outcome(
         name,
         used=str(report.get("method", "")),
