@@ -18,6 +18,8 @@ from graphrebase.io.graft import needed
 from graphrebase.runtime.opened import opened
 from graphrebase.runtime.session import Session
 
+SHARED = 1 << 12
+"""Bytes from which on a weight is read in place, from the file or where it was made."""
 LIMIT = 2**31 - 1
 """Bytes of a serialized model that onnxruntime accepts from memory."""
 
@@ -74,9 +76,15 @@ def exposed(
         x for x in whole.sparse_initializer if x.values.name in names
     )
     initializers = {x.name for x in whole.initializer}
-    size = 0
+    size, shared = 0, dict[str, np.ndarray]()
     for name in sorted(names & (set(model.tensors) | initializers)):
-        tensor = _tensor(model, name, weights)
+        if name not in constants and name in model.tensors:
+            array = _values(model, name, weights)
+            if array.nbytes >= SHARED and array.dtype.isbuiltin == 1:
+                shared[name] = array
+                part.graph.initializer.append(_declared(name, array))
+                continue
+        tensor = numpy_helper.from_array(_values(model, name, weights), name)
         size += tensor.ByteSize()
         if size > LIMIT:
             raise InputError(
@@ -88,7 +96,7 @@ def exposed(
             constants[name].attribute[0].t.CopyFrom(tensor)
         else:
             part.graph.initializer.append(tensor)
-    return Session(part.SerializeToString())
+    return Session(part.SerializeToString(), weights=shared)
 
 
 def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -100,8 +108,16 @@ def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _tensor(model: Model, name: str, weights: Mapping[str, np.ndarray]) -> onnx.TensorProto:
+def _values(model: Model, name: str, weights: Mapping[str, np.ndarray]) -> np.ndarray:
     reference = model.tensors[name]
     array = weights.get(name)
-    array = reference.load() if array is None else np.asarray(array, reference.dtype)
-    return numpy_helper.from_array(array, name)
+    return reference.load() if array is None else np.ascontiguousarray(array, reference.dtype)
+
+
+def _declared(name: str, array: np.ndarray) -> onnx.TensorProto:
+    """Return an initializer whose values are given to the session beside the model."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="in memory")
+    return tensor

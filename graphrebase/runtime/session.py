@@ -62,6 +62,7 @@ class Session:
     Args:
         model: an ONNX file, with its external data beside it, or a serialized model.
         threads: threads of one operator; 1 makes runs repeatable.
+        weights: values of initializers that the model declares as external data.
 
     Attributes:
         inputs: the declared inputs by name, in graph order.
@@ -74,9 +75,16 @@ class Session:
         InputError: the file is missing, or onnxruntime refuses the model.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 1,
+        weights: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self._where = str(model) if isinstance(model, Path) else None
-        self._session, self.widened = _open_as_it_can(model, threads)
+        self._weights = dict(weights or {})  # onnxruntime reads them in place
+        self._session, self.widened = _open_as_it_can(model, threads, self._weights)
         specs = [_spec(value, self._where) for value in self._session.get_inputs()]
         self.inputs: Mapping[str, InputSpec] = {spec.name: spec for spec in specs}
         self.outputs: tuple[str, ...] = tuple(v.name for v in self._session.get_outputs())
@@ -146,18 +154,20 @@ class Session:
         return [_from_value(value) for value in found]
 
 
-def _open_as_it_can(model: Path | bytes, threads: int) -> tuple[Any, bool]:
+def _open_as_it_can(
+    model: Path | bytes, threads: int, weights: Mapping[str, np.ndarray]
+) -> tuple[Any, bool]:
     """Return a session, and whether the model had to be widened to float32 for it."""
     try:
-        return _open(model, threads), False
+        return _open(model, threads, weights), False
     except InputError:
         wider = widened(model)
         if wider is None:
             raise
-        return _open(wider, threads), True
+        return _open(wider, threads, weights), True
 
 
-def _open(model: Path | bytes, threads: int) -> Any:
+def _open(model: Path | bytes, threads: int, weights: Mapping[str, np.ndarray]) -> Any:
     if threads < 1:
         raise UsageError(f"threads is {threads}", hint="use 1 or more")
     try:
@@ -177,6 +187,9 @@ def _open(model: Path | bytes, threads: int) -> Any:
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # Packed copies of all weights would double the memory of a large model, to save little time.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
     try:
         return onnxruntime.InferenceSession(
             str(model) if isinstance(model, Path) else model, options, providers=_PROVIDERS
