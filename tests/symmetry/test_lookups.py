@@ -60,3 +60,34 @@ def test_gather_nd_of_one_static_row_selects_it(tmp_path: Path) -> None:
     symmetry = assert_permutes(path, feeds((4, 3), (7, 3)), "w2")
     # The row that is read moves with w2; the two that are not are free on their own.
     assert {("w1", 1), ("w2", 0)} in members(symmetry)
+
+
+def save_strided(folder: Path, turned: int) -> Path:
+    """Save x (T, 3) -> hidden units, strung out and looked up one by one -> y (T, 2)."""
+    order = np.arange(6)
+    order[:2] = order[:2][::turned]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["hidden"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["tokens"]),
+        helper.make_node("Range", ["zero", "tokens", "one"], ["rows"]),
+        helper.make_node("Mul", ["rows", "stride"], ["starts"]),
+        helper.make_node("Unsqueeze", ["starts", "last"], ["column"]),
+        helper.make_node("Add", ["column", "units"], ["places"]),
+        helper.make_node("Reshape", ["hidden", "flat"], ["string"]),
+        helper.make_node("Gather", ["string", "places"], ["again"]),
+        helper.make_node("MatMul", ["again", "w2"], ["y"]),
+    ]
+    weights = {"w1": weight(3, 6), "w2": weight(6, 2, seed=1), "units": order, "flat": ints(-1)}
+    weights |= {"zero": np.array(0), "one": np.array(1), "stride": np.array(6), "last": ints(1)}
+    return save(folder, nodes, {"x": ["T", 3]}, ["y"], weights)
+
+
+def test_numbers_that_count_up_look_nothing_up(tmp_path: Path) -> None:
+    path = save_strided(tmp_path, 1)
+    symmetry = assert_permutes(path, feeds((4, 3), (7, 3)), "w2")
+    assert members(symmetry) == [{("w1", 1), ("w2", 0)}]
+
+
+def test_control_another_order_is_a_look_up(tmp_path: Path) -> None:
+    assert members(symmetry_of(save_strided(tmp_path, -1))) == []

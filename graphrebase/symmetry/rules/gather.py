@@ -7,7 +7,7 @@ import numpy as np
 from graphrebase.graph.shapes import is_static
 from graphrebase.symmetry.axes import UNIT, Axis, Frozen, leaves
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
-from graphrebase.symmetry.rules.layout import cut
+from graphrebase.symmetry.rules.layout import cut, regroup
 
 _REASON = "rows are looked up by index"
 
@@ -21,6 +21,9 @@ def gather(context: Context) -> list[Axes]:
     if single is not None and is_static(data[axis].size) and data[axis].length > 1:
         chosen = _picked(context, data, axis, single)
         return [[a for i, a in enumerate(chosen) if i != axis or indices]]
+    if _counts_up(context, data[axis]):
+        grid = regroup(context, [data[axis]], [a.size for a in indices])
+        return [[*data[:axis], *grid, *data[axis + 1 :]]]
     indices = _look_up(context, data, axis, indices)
     return [[*data[:axis], *indices, *data[axis + 1 :]]]
 
@@ -54,6 +57,18 @@ def _picked(context: Context, data: Axes, axis: int, index: int) -> Axes:
     index %= length
     sizes = [n for n in (index, 1, length - index - 1) if n]
     return cut(context, data, axis, [(n, n) for n in sizes])[1 if index else 0]
+
+
+def _counts_up(context: Context, axis: Axis) -> bool:
+    """Tell whether every index of an axis is taken once, in order: a Reshape in other words.
+
+    Exporters write ``as_strided`` of a contiguous tensor so.
+    """
+    known = context.values(1)
+    return known is not None and all(
+        values.size == length and np.array_equal(values.reshape(-1), np.arange(length))
+        for values, length in zip(known, axis.size, strict=True)
+    )
 
 
 def _single_index(context: Context) -> int | None:
