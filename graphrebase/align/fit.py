@@ -222,8 +222,12 @@ class _Fit:
             if tower.centred:
                 lacking = lacking - lacking.mean(axis=1, keepdims=True)
             inputs = with_ones(hidden) if has_bias else hidden
-            weighted = inputs * weights[:, None]
-            gram, product = gram + weighted.T @ inputs, product + weighted.T @ lacking
+            # Single precision inside a mini-batch, double over them; root.T @ root is symmetric,
+            # which BLAS knows to use.
+            shares = np.sqrt(weights)[:, None]
+            root = (inputs * shares).astype(np.float32)
+            wanted = (lacking * shares).astype(np.float32)
+            gram, product = gram + root.T @ root, product + root.T @ wanted
             total += float(weights.sum())
         return _Sums(gram, product, total)
 
