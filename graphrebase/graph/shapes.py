@@ -33,6 +33,12 @@ PROBES: tuple[Dim, ...] = ((2, 3), (5, 7), (11, 13), (17, 19), (23, 29), (31, 37
 #: Sizes that depend on the branch taken start here, far above all others.
 _BRANCHED = 1_000_000
 
+#: Operators whose own schema infers no shape (in some opsets), and one with the same shapes.
+_INFERRED_AS = {
+    **{"GreaterOrEqual": "Greater", "LessOrEqual": "Less"},
+    **{"GroupNormalization": "LayerNormalization", "MeanVarianceNormalization": "Relu"},
+}
+
 #: What onnx raises where it cannot infer a node; its outputs are then unknown.
 _INFERENCE_ERRORS = (
     RuntimeError,
@@ -292,7 +298,7 @@ def _infer(node: Node, known: Probe) -> None:
 def _standard(
     node: Node, inputs: Sequence[Typed | None], data: Mapping[int, np.ndarray], opset: int
 ) -> list[Typed | None]:
-    """Infer with the operator's own inference function in onnx.
+    """Infer with the operator's own inference function in onnx, where it has one.
 
     Exporters use bfloat16 in operator sets that do not allow it yet: then it is taken for float32.
     """
@@ -315,7 +321,8 @@ def _by_schema(
     node: Node, inputs: Sequence[Typed | None], data: Mapping[int, np.ndarray], opset: int
 ) -> list[Typed | None]:
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+        op_type = _INFERRED_AS.get(node.op_type, node.op_type)
+        schema = onnx.defs.get_schema(op_type, opset, node.domain)
         proto = onnx.NodeProto()
         proto.CopyFrom(node.proto)
         proto.ClearField("input")

@@ -89,3 +89,26 @@ def test_dynamic_lengths_survive_long_strides(tmp_path: Path) -> None:
     batch, channels, length = infer_shapes(graph_of(path)).shape("y") or ()
     assert (batch, channels) == (PROBES[0], (6, 6))
     assert 0 < length[0] < length[1]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "others", "opset", "known"),
+    [
+        ("GroupNormalization", ["gain", "bias"], 21, True),
+        ("MeanVarianceNormalization", [], 17, True),
+        ("GreaterOrEqual", ["gain"], 14, True),
+        ("NoSuchOperator", ["gain"], 21, False),
+    ],
+)
+def test_operators_whose_schema_infers_no_shape(
+    op_type: str, others: list[str], opset: int, known: bool, tmp_path: Path
+) -> None:
+    groups = {"num_groups": 2} if op_type == "GroupNormalization" else {}
+    nodes = [
+        helper.make_node(op_type, ["x", *others], ["h"], **groups),
+        helper.make_node("Not" if op_type == "GreaterOrEqual" else "Relu", ["h"], ["y"]),
+    ]
+    weights = {"gain": weight(4), "bias": weight(4)}
+    path = save(tmp_path, nodes, {"x": ["B", 4, 4]}, ["y"], weights, opset=opset)
+    table = infer_shapes(graph_of(path))
+    assert (table.shape("y") == table.shape("x")) is known
