@@ -18,7 +18,7 @@ from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.residual import Residual
 from graphrebase.structure.views import View, constant_view
 from graphrebase.symmetry import Symmetry
-from graphrebase.symmetry.axes import Axis, Fibre, Leaf, Product, leaves
+from graphrebase.symmetry.axes import Axis, Fibre, Leaf, Product, Sum, flat_parts, leaves
 
 RoleAxes = tuple[str | None, ...]
 
@@ -392,7 +392,10 @@ def _remaining(
 def residual_space(
     table: SpaceTable, residual: Residual, before: str, after: str
 ) -> tuple[str | None, str | None]:
-    """Register the points before and after a block; returns their spaces."""
+    """Register the points before and after a block; returns their spaces.
+
+    A stream of parts (learned positions of a column beside those of a row) has a space for each.
+    """
     values = table.symmetry.values
     names: list[str | None] = []
     for value, name in (
@@ -408,6 +411,10 @@ def residual_space(
                 label = (name, "residual") if grouped else (f"{name}.groups", "hidden")
                 for part in leaves(factor):
                     table.partial.setdefault(part.root, label)
+        if isinstance(axis, Axis) and isinstance(axis.form, Sum):
+            for number, part in enumerate(flat_parts(axis.form)):
+                if isinstance(part.form, Leaf) and part.length > 1:
+                    table.add(Space(f"{name}.part.{number}", "residual", part.length), [part])
         names.append(
             table.add(Space(name, "residual", axis.length), [axis]) if axis and free else None
         )

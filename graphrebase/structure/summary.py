@@ -10,7 +10,17 @@ from graphrebase.structure.blocks import Attention, Projection
 from graphrebase.structure.mlp import Mlp
 from graphrebase.structure.model import Structure
 from graphrebase.structure.streams import origins
-from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, Product, children, leaves
+from graphrebase.symmetry.axes import (
+    Axis,
+    Fibre,
+    Frozen,
+    Leaf,
+    Product,
+    Sum,
+    children,
+    flat_parts,
+    leaves,
+)
 
 
 def summary(structure: Structure) -> dict[str, Any]:
@@ -177,6 +187,9 @@ def _named(name: str, axis: Axis | None) -> dict[str, Any]:
     if axis is not None and isinstance(axis.form, Product):
         sizes = " x ".join(str(factor.length) for factor in axis.form.factors)
         reasons.append(f"moves as a grid of {sizes} only")
+    if axis is not None and isinstance(axis.form, Sum) and leaves(axis):
+        sizes = " + ".join(str(part.length) for part in flat_parts(axis.form))
+        reasons.append(f"moves in parts of {sizes} only")
     return {"axis": name, "size": axis.length if axis else 0, "reason": "; ".join(reasons) or tied}
 
 

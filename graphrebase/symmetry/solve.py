@@ -403,7 +403,11 @@ def _close_all(state: _State) -> None:
         for axes in tensors:
             state.solver.close(axes)
         if state.solver.changes == before:
-            return
+            break
+    seen = set[Axis]()
+    for axes in (*fixed, *tensors):
+        for axis in axes:
+            state.solver.settle(axis, seen)
 
 
 def _with_static(tensors: Iterable[Axes]) -> list[Axes]:

@@ -93,6 +93,17 @@ class Solver:
         if isinstance(axis.form, Fibre):
             self._bind(axis, first)
 
+    def settle(self, axis: Axis, seen: set[Axis]) -> None:
+        """Write every fibre whose members are one class as that class, for readers of terms."""
+        if axis.root in seen:
+            return
+        seen.add(axis.root)
+        form = axis.form
+        for inner in children(form):
+            self.settle(inner, seen)
+        if isinstance(form, Fibre) and len({member.root for member in form.members}) == 1:
+            self._bind(axis, form.members[0])
+
     def unify(self, left: Axis, right: Axis) -> None:
         """State that two axes carry the same permutation."""
         if left.root is right.root:

@@ -23,6 +23,7 @@ MODELS = [
     *("gpt2-cache-ts17-eager+merged", "bert-ts17-eager+ort-opt", "gpt2-ts17-eager+ort-extended"),
     *("llama-ts17-eager+fp16", "vit-cls-ts17-eager+bf16-stored", "bert-ts17-eager+files"),
     *("llama-ts17-eager+qdq-channel", "bert-ts17-eager+int8", "bert-ts17-eager+tf2onnx"),
+    *("swin-dy18-sdpa", "encoder-decoder-ts17-eager"),
 ]
 
 
@@ -31,7 +32,18 @@ def test_structure_is_nominal_and_every_group_sound(name: str) -> None:
     finding = examine(zoo_model(name), export_path(name))
     assert finding.missing == {} and finding.blocks == ""
     assert finding.error is not None and finding.sound, finding.guilty
-    assert finding.silent == ()
+    assert finding.silent == () and finding.idle == ()
+
+
+def test_learned_positions_part_the_stream_and_queries_of_zeros_leave_weights_idle() -> None:
+    entry = zoo_model("detr-learned-ts17-eager")
+    finding = examine(entry, "ts17-eager")
+    assert finding.missing == {} and finding.blocks == ""
+    assert finding.sound and finding.silent == ()
+    assert finding.idle == ("block.2.head_qk", "group.0")
+    told = summary(find_structure(read_model(entry.path)))
+    streams = [group["name"] for group in told["groups"] if group["kind"] == "residual"]
+    assert streams == ["residual.0.part.0", "residual.0.part.1", "residual.1"]
 
 
 @pytest.mark.parametrize("path", ["nbits", "blocks"])

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Finding:
         guilty: groups that change the function.
         controls: how many controls noticed a member left out, and how many groups there are.
         silent: groups whose control noticed nothing.
+        idle: groups of weights that the outputs do not depend on; no control can notice them.
         frozen: axes kept, by reason.
         seconds: CPU seconds of reading and analysing.
         failure: why there is no finding at all.
@@ -54,6 +56,7 @@ class Finding:
     guilty: tuple[str, ...] = ()
     controls: tuple[int, int] = (0, 0)
     silent: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
     frozen: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     not_run: str = ""
@@ -139,13 +142,16 @@ def _permuted(finding: Finding, structure: Structure, feeds: Feeds) -> Finding:
             guilty = {n: e for n, e in guilty.items() if not e <= finding.tolerance}
             guilty = guilty or {"all together": error}
         limit = max(NOTICED * error, 1e-5) if not guilty else finding.tolerance
-        silent = [name for name, group in named if not check.notices(parts[name], group, limit)]
+        quiet = {n: group for n, group in named if not check.notices(parts[n], group, limit)}
+        idle = [name for name, group in quiet.items() if check.is_idle(parts[name], group, limit)]
+    counted = len(parts) - len(idle)
     return replace(
         finding,
         error=error,
         guilty=tuple(f"{name} ({e:.1e})" for name, e in guilty.items()),
-        controls=(len(parts) - len(silent), len(parts)),
-        silent=tuple(silent),
+        controls=(len(parts) - len(quiet), counted),
+        silent=tuple(name for name in quiet if name not in idle),
+        idle=tuple(idle),
     )
 
 
@@ -199,6 +205,23 @@ class _Check:
             if self.error(basis, leave_one_out(basis, [tensor])) > limit:
                 return True
         return False
+
+    def is_idle(self, basis: Basis, group: Group, limit: float) -> bool:
+        """Whether the outputs ignore a group's weights (DETR: what attends to queries of zeros).
+
+        No weight that this group permutes may matter, so each is changed where it moves.
+        """
+        made, tensors = basis.replacements(), self.model.tensors
+        for name in dict.fromkeys(member.tensor for member in group.members):
+            old, new = tensors[name].load(), made[name]()
+            changed = np.where(old != new, 2 * new + old, old).astype(old.dtype)
+            if self.error(basis, {**made, name: partial(_itself, changed)}) > limit:
+                return False
+        return True
+
+
+def _itself(values: np.ndarray) -> np.ndarray:
+    return values
 
 
 def _half(old: np.ndarray, new: np.ndarray) -> np.ndarray:

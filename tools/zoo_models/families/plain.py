@@ -21,6 +21,12 @@ _CROSS = replace(
     ),
 )
 
+_STACKS = Nominal(
+    (Tower("encoder"), Tower("decoder"), Tower("cross", mlp=0, stream=False)),
+    _FEATURES,
+    notes=("the decoder's layers of cross attention write to the decoder's stream",),
+)
+
 PLAIN: Mapping[str, Family] = {
     **{
         f"encoder-{'bf' if first else 'sf'}-{'pre' if norm else 'post'}": hand(
@@ -36,6 +42,7 @@ PLAIN: Mapping[str, Family] = {
         for first in (True, False)
         for norm in (True, False)
     },
+    "encoder-decoder": hand("torch_nn", "EncoderDecoder", ("src", "memory"), _STACKS, baked=BAKED),
     "mha-self": hand("torch_nn", "SelfAttention", ("src",), _ATTENTION, baked=BAKED),
     "mha-cross": hand("torch_nn", "CrossAttention", ("src", "memory"), _CROSS, True, baked=BAKED),
     "mha-cross-dims": hand(

@@ -1,4 +1,4 @@
-"""Transformers made of torch.nn.TransformerEncoder and torch.nn.MultiheadAttention."""
+"""Transformers made of torch.nn: TransformerEncoder, Transformer and MultiheadAttention."""
 
 from __future__ import annotations
 
@@ -58,6 +58,20 @@ class Encoder(_Plain):
     def forward(self, src: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Run on features `(batch, sequence, 13)`, or sequence first."""
         return (self.head(self.model(self.embed(src))),)
+
+
+class EncoderDecoder(_Plain):
+    """torch.nn.Transformer between linear embeddings and a linear head."""
+
+    def __init__(self) -> None:
+        """Build it, post-norm with ReLU, as torch does by default."""
+        stacks = nn.Transformer(HIDDEN, HEADS, LAYERS, LAYERS, MLP, dropout=0.0, batch_first=True)
+        super().__init__(stacks, ("src", "memory"))
+        self.remember = nn.Linear(MEMORY, HIDDEN)
+
+    def forward(self, src: Tensor, memory: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Run on features `(batch, sequence, 13)` and memory `(batch, target, 11)` to encode."""
+        return (self.head(self.model(self.remember(memory), self.embed(src))),)
 
 
 class _Layers(nn.Module):
