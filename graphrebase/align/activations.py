@@ -26,17 +26,17 @@ class Activations(Protocol):
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
     ) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Yield what one MLP of B does with some of B's roles changed.
+        """Yield what one layer of B does with some of B's roles changed.
 
-        MLPs are asked for in their order: what was changed below a layer stays as it is.
+        Layers are asked for in their order: what was changed below a layer stays as it is.
 
         Args:
-            layer: name of the MLP.
+            layer: stem of the map by which it writes to the stream.
             changes: new arrays by role.
             kept: which probes.
 
         Yields:
-            The input of its second layer, (tokens, M), and the stream after it, (tokens, D).
+            The input of that map, (tokens, M), and the stream after it, (tokens, D).
         """
         ...
 
@@ -45,7 +45,8 @@ class Activations(Protocol):
 
         Args:
             kept: which probes.
-            last: for the last block, where tokens that no head reads count less.
+            last: where tokens do not look at one another any more, so that those which no head
+                reads count less.
         """
         ...
 

@@ -88,6 +88,11 @@ class AttentionLayer:
         """Its four maps."""
         return (self.q, self.k, self.v, self.o)
 
+    @property
+    def writer(self) -> Linear:
+        """The map that writes to the stream."""
+        return self.o
+
 
 @dataclass(frozen=True, slots=True)
 class MlpLayer:
@@ -106,9 +111,17 @@ class MlpLayer:
         return (self.up, self.down) if self.gate is None else (self.up, self.gate, self.down)
 
     @property
+    def writer(self) -> Linear:
+        """The map that writes to the stream."""
+        return self.down
+
+    @property
     def space(self) -> str:
         """Space of its hidden units."""
         return f"{self.name}.mlp"
+
+
+Layer = AttentionLayer | MlpLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +157,21 @@ class Tower:
     inputs: Inputs
     heads: tuple[Linear, ...]
     centred: bool
+
+    def solved(self, *, attention: bool) -> list[Layer]:
+        """Return the layers whose writers a fit solves: MLPs, and attention where it is asked for.
+
+        Attention beside an MLP, which writes to the same sum, is left to the MLP.
+        """
+        sums = {x.after for x in self.layers if isinstance(x, MlpLayer)}
+        return [
+            x for x in self.layers if isinstance(x, MlpLayer) or (attention and x.after not in sums)
+        ]
+
+    def reads_ahead(self, layer: Layer) -> bool:
+        """Return whether tokens still look at one another after a layer."""
+        later = self.layers[self.layers.index(layer) + 1 :]
+        return any(isinstance(x, AttentionLayer) for x in later)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 """The `fit` method: the residual stream of B is made to move as A's did, in closed form.
 
-Block by block, on the already updated B, one ridge regression solves the second layer of the MLP,
-so that every block corrects for what the blocks below really do. The last one is then refined for
-the logits themselves (`readout`). Forward passes only. Gram matrices are summed in float64 over
-mini-batches; streams wait in a temporary folder.
+Block by block, on the already updated B, one ridge regression solves the second layer of the MLP
+(and before it, where that is asked for, the output map of the attention), so that every block
+corrects for what the blocks below really do. The last one is then refined for the logits themselves
+(`readout`). Forward passes only. Gram matrices are summed in float64 over mini-batches; streams
+wait in a temporary folder.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from scipy import linalg
 from graphrebase.align.activations import Activations
 from graphrebase.align.alignment import Alignment, Details, MapArray, transport
 from graphrebase.align.anchored import Pair, find_anchors, match_hidden
-from graphrebase.align.body import Body, FloatArray, MlpLayer, Tower
+from graphrebase.align.body import Body, FloatArray, Layer, MlpLayer, Tower
 from graphrebase.align.folding import fold_heads, required
 from graphrebase.align.last_block import LastBlock, shared_head, with_ones
 from graphrebase.align.recipe import FitOptions, Models
@@ -67,7 +69,7 @@ def find_fit(
     """
     with tempfile.TemporaryDirectory(prefix="graphrebase-") as folder:
         progress("comparing streams", 0, 1)
-        record = Record(Path(folder), body, activations)
+        record = Record(Path(folder), body, activations, attention=options.attention)
         maps = _maps(body, models, record.seen, options)
         scaled = {p: m.scaled for p, m in maps.items()}
         rotations: dict[str, MapArray] = {p: m.rotation for p, m in maps.items()}
@@ -147,7 +149,7 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Solves one second layer after the other."""
+    """Solves one layer's last map after the other."""
 
     body: Body
     models: Models
@@ -157,30 +159,32 @@ class _Fit:
     record: Record
 
     def layers(self, changes: dict[str, FloatArray], progress: Progress) -> None:
-        """Solve the second layer of every MLP, from the first to the last, adding to `changes`."""
-        layers = [(t, x) for t in self.body.towers for x in t.layers if isinstance(x, MlpLayer)]
+        """Solve every layer's last map, from the first to the last, adding to `changes`."""
+        layers = [
+            (t, x) for t in self.body.towers for x in t.solved(attention=self.options.attention)
+        ]
         for number, (tower, layer) in enumerate(layers):
             progress("fitting", number, len(layers))
             changes |= self._layer(tower, layer, changes)
         progress("fitting", len(layers), len(layers))
 
     def _layer(
-        self, tower: Tower, layer: MlpLayer, changes: Mapping[str, FloatArray]
+        self, tower: Tower, layer: Layer, changes: Mapping[str, FloatArray]
     ) -> dict[str, FloatArray]:
-        """Return the changes of one second layer.
+        """Return the changes of one layer's last map.
 
         dW^T = (sum w h h^T + ridge * mean diagonal * I)^-1 sum w h R^T, with h its input (and a
         one, where it has a bias) and R what the stream lacks to its goal.
         """
         updated = {r: required(self.models.target, r) + c for r, c in changes.items()}
-        has_bias = self.models.target(layer.down.bias) is not None
+        has_bias = self.models.target(layer.writer.bias) is not None
         task, keep = (self._sums(tower, layer, updated, kept, has_bias) for kept in (False, True))
         share = self.options.keep * task.count / keep.count if keep.count else 0.0
         gram, product = task.gram + share * keep.gram, task.product + share * keep.product
         ridge = self.options.ridge * max(float(gram.trace()) / len(gram), 1e-12)
         gram[np.diag_indices(len(gram))] += ridge
         change = np.asarray(linalg.solve(gram, product, assume_a="pos")).T
-        if layer.after == tower.points[-1] and self.options.steps:
+        if isinstance(layer, MlpLayer) and layer.after == tower.points[-1] and self.options.steps:
             change = self._refined(tower, layer, change, gram, updated, share)
         return self._written(layer, change, has_bias)
 
@@ -205,16 +209,16 @@ class _Fit:
     def _sums(
         self,
         tower: Tower,
-        layer: MlpLayer,
+        layer: Layer,
         updated: Mapping[str, FloatArray],
         kept: bool,
         has_bias: bool,
     ) -> _Sums:
         gram, product, total = np.zeros((1, 1)), np.zeros((1, 1)), 0.0
         batches = zip(
-            self.activations.updated(layer.name, updated, kept=kept),
+            self.activations.updated(layer.writer.stem, updated, kept=kept),
             self.record.goals(layer.after, self.scaled[layer.after], kept=kept),
-            self.activations.weights(kept=kept, last=layer.after == tower.points[-1]),
+            self.activations.weights(kept=kept, last=not tower.reads_ahead(layer)),
             strict=True,
         )
         for (hidden, stream), goal, weights in batches:
@@ -231,13 +235,13 @@ class _Fit:
             total += float(weights.sum())
         return _Sums(gram, product, total)
 
-    def _written(
-        self, layer: MlpLayer, change: FloatArray, has_bias: bool
-    ) -> dict[str, FloatArray]:
+    def _written(self, layer: Layer, change: FloatArray, has_bias: bool) -> dict[str, FloatArray]:
         """Return the change of a layer's roles, LayerScale divided out."""
-        if layer.down.scale is not None:
-            scale = required(self.models.target, layer.down.scale)
+        writer = layer.writer
+        if writer.scale is not None:
+            scale = required(self.models.target, writer.scale)
             change = change / np.where(np.abs(scale) < 1e-6, np.inf, scale)[:, None]
-        width = required(self.models.target, layer.down.weight).shape[1]
-        found = {layer.down.weight: change[:, :width]}
-        return found | ({layer.down.bias: change[:, width]} if has_bias else {})
+        shape = required(self.models.target, writer.weight).shape
+        width = math.prod(shape[1:])
+        found = {writer.weight: change[:, :width].reshape(shape)}
+        return found | ({writer.bias: change[:, width]} if has_bias else {})

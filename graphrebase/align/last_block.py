@@ -78,7 +78,7 @@ class LastBlock:
         parts = []
         batches = zip(
             rows,
-            self.activations.updated(self.layer.name, updated, kept=kept),
+            self.activations.updated(self.layer.writer.stem, updated, kept=kept),
             self.activations.weights(kept=kept, last=True),
             self._wanted(kept, rows, stride),
             strict=True,

@@ -23,6 +23,7 @@ class FitOptions:
             half a nat per token, times this.
         releases: share of what changes between the releases, B - A, in the wanted logits
             A_ft + releases * (B - A).
+        attention: whether the output maps of attention are solved too.
     """
 
     ridge: float = 0.03
@@ -31,6 +32,7 @@ class FitOptions:
     steps: int = 5
     stay: float = 1.0
     releases: float = 0.5
+    attention: bool = False
 
 
 @dataclass(frozen=True, slots=True)

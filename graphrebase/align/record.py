@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from graphrebase.align.activations import Activations, Role
-from graphrebase.align.body import Body, FloatArray, MlpLayer
+from graphrebase.align.body import Body, FloatArray
 from graphrebase.align.streams import Comparison
 
 
@@ -19,12 +19,21 @@ class Record:
         seen: how A's and B's streams compare at every point, over all probes.
     """
 
-    def __init__(self, folder: Path, body: Body, activations: Activations) -> None:
-        """Run the three models once; goals need the streams after MLPs, readouts the last."""
+    def __init__(
+        self, folder: Path, body: Body, activations: Activations, *, attention: bool
+    ) -> None:
+        """Run the three models once; goals need the streams after layers, readouts the last.
+
+        Args:
+            folder: for the files.
+            body: what the models have in common.
+            activations: runs them.
+            attention: whether goals are wanted after attention layers too.
+        """
         self._folder = folder
         self._counts: dict[bool, int] = {}
         self._last = {t.points[-1] for t in body.towers}
-        self._goals = {x.after for t in body.towers for x in t.layers if isinstance(x, MlpLayer)}
+        self._goals = {x.after for t in body.towers for x in t.solved(attention=attention)}
         self.seen = {p: Comparison(np.zeros(body.map_shape(p))) for p in _centred(body)}
         for kept in (False, True):
             self._counts[kept] = self._run(body, activations, kept)
@@ -58,7 +67,7 @@ class Record:
         return self._folder / f"{what}.{point}.{number}.{int(kept)}.npy"
 
     def read(self, what: str, point: str, *, kept: bool) -> Iterator[FloatArray]:
-        """Yield, per mini-batch, a stream after an MLP, (tokens, D).
+        """Yield, per mini-batch, a stream after a layer, (tokens, D).
 
         Args:
             what: ``target``: B's; ``change``: A_ft's minus A's (not on keep probes); ``base``: A's

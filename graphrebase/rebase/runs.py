@@ -6,6 +6,7 @@ before it left, kept in a temporary folder.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphrebase.align.activations import Role
-from graphrebase.align.body import Body, FloatArray, MlpLayer
+from graphrebase.align.body import Body, FloatArray
 from graphrebase.errors import InputError, MismatchError, VerificationError
 from graphrebase.rebase.ends import find_streams
 from graphrebase.runtime import Session, cast_inputs, exposed, synthetic_inputs
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Mlp, Structure
+from graphrebase.structure.linear import Linear
+from graphrebase.structure.residual import Residual
 from graphrebase.structure.wiring import norm_facts, origin
 
 Arrays = Mapping[str, np.ndarray]
@@ -47,6 +50,39 @@ class Layout:
         return np.asarray(ordered, np.float64).reshape(-1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a linear map stands that writes to a stream.
+
+    Attributes:
+        value: what it reads.
+        channels: axes of that value which number its channels.
+        columns: its channels in the order of its role; None for all of them as they come.
+        after: the stream after it.
+    """
+
+    value: str
+    channels: tuple[int, ...]
+    columns: np.ndarray | None
+    after: str
+
+    @classmethod
+    def of(
+        cls, linear: Linear, residual: Residual | None, columns: np.ndarray | None = None
+    ) -> _Place:
+        """Return the place of a map before a residual connection."""
+        after = residual.node.outputs[0] if residual else ""
+        return cls(linear.input, linear.reads, columns, after)
+
+    def rows(self, array: np.ndarray) -> FloatArray:
+        """Return what the map reads, (tokens, channels), in the order of its role."""
+        last = range(-len(self.channels), 0)
+        moved = np.moveaxis(array, self.channels, last)
+        width = math.prod(moved.shape[moved.ndim - len(self.channels) :])
+        rows = np.asarray(moved.reshape(-1, width), np.float64)
+        return rows if self.columns is None else rows[:, self.columns]
+
+
 class Runs:
     """Implements `Activations` with onnxruntime.
 
@@ -64,6 +100,7 @@ class Runs:
         *,
         vocabularies: Vocabularies | None = None,
         batch: int = BATCH,
+        attention: bool = False,
     ) -> None:
         """Open a session per model.
 
@@ -74,6 +111,7 @@ class Runs:
             keep: inputs of B, of its own domain; None for none.
             vocabularies: of A and B, where they differ.
             batch: samples per run.
+            attention: whether attention layers are asked for too.
         """
         self._models = models
         self._mixtures = {role: place(body, s) for role, s in models.items()}
@@ -82,7 +120,7 @@ class Runs:
             for role, x in self._mixtures.items()
         }
         target = self._sessions["target"]
-        self._layers = _layers(body, models["target"])
+        self._layers = _layers(models["target"])
         self._vocabularies = vocabularies
         self._data: dict[bool, dict[Role, dict[str, np.ndarray]]] = {}
         self._known: dict[bool, np.ndarray | None] = {}
@@ -102,8 +140,8 @@ class Runs:
         }
         self._token = _head_token(models["finetuned"])
         self._folder = tempfile.TemporaryDirectory(prefix="graphrebase-")
-        mlps = [(n, x) for n, t in enumerate(body.towers) for x in t.layers]
-        self._towers = {x.name: n for n, x in mlps if isinstance(x, MlpLayer)}
+        solved = [(n, x) for n, t in enumerate(body.towers) for x in t.solved(attention=attention)]
+        self._towers = {x.writer.stem: n for n, x in solved}
         self._order = list(self._towers)
 
     def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
@@ -117,9 +155,10 @@ class Runs:
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
     ) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Yield the input of an MLP's second layer and the stream after it, in a changed B."""
+        """Yield the input of a layer's last map and the stream after it, in a changed B."""
         place = self._order.index(layer)
-        hidden, after = self._layers[layer]
+        place_of = self._layers[layer]
+        hidden, after = place_of.value, place_of.after
         starts, settled = self._starts(place), self._settled(place)
         structure = self._models["target"]
         wanted = list(dict.fromkeys([hidden, after, *settled]))
@@ -131,16 +170,16 @@ class Runs:
             found = session.run(_fitting(session, feed))
             for value, done in settled.items():
                 np.save(self._file(done, number, kept), found[value])
-            yield _rows(found[hidden]), _rows(found[after])
+            yield place_of.rows(found[hidden]), _rows(found[after])
 
     def _starts(self, place: int) -> dict[str, int]:
-        """Return the streams that the block can start from, one per tower, and their MLPs."""
+        """Return the streams that the block can start from, one per tower, and their layers."""
         latest = {self._towers[name]: p for p, name in enumerate(self._order[: max(place - 1, 0)])}
-        return {self._layers[self._order[p]][1]: p for p in latest.values()}
+        return {self._layers[self._order[p]].after: p for p in latest.values()}
 
     def _settled(self, place: int) -> dict[str, int]:
-        """Return the stream after the MLP before, which has its final weights only now."""
-        return {self._layers[self._order[place - 1]][1]: place - 1} if place else {}
+        """Return the stream after the layer before, which has its final weights only now."""
+        return {self._layers[self._order[place - 1]].after: place - 1} if place else {}
 
     def _file(self, place: int, number: int, kept: bool) -> Path:
         return Path(self._folder.name) / f"{place}.{number}.{int(kept)}.npy"
@@ -302,14 +341,18 @@ def _stream_values(structure: Structure) -> list[list[str]]:
     return found
 
 
-def _layers(body: Body, structure: Structure) -> dict[str, tuple[str, str]]:
-    """Return the input of the second layer and the stream after it, per MLP."""
-    layers = [x for t in body.towers for x in t.layers if isinstance(x, MlpLayer)]
-    blocks = [b for b in structure.blocks if isinstance(b, Mlp)]
-    return {
-        layer.name: (block.down.input, block.residual.node.outputs[0] if block.residual else "")
-        for layer, block in zip(layers, blocks, strict=True)
-    }
+def _layers(structure: Structure) -> dict[str, _Place]:
+    """Return where the last map of every layer stands, by the stem of its roles."""
+    found = {}
+    mlps = [b for b in structure.blocks if isinstance(b, Mlp)]
+    for number, layer in enumerate(structure.attention):
+        order = np.argsort(layer.kv_of, kind="stable")
+        columns = layer.output.index[order].reshape(-1)
+        stem = f"block.{number}.attention.o"
+        found[stem] = _Place.of(layer.output.linear, layer.residual, columns)
+    for number, block in enumerate(mlps):
+        found[f"block.{number}.mlp.down"] = _Place.of(block.down, block.residual)
+    return found
 
 
 def _head_token(structure: Structure) -> int | None:

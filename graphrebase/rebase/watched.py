@@ -14,7 +14,7 @@ from graphrebase.progress import Progress
 #: Models that run in full on the probes and on the keep probes; after that B runs part by part.
 _FULL = {False: 3, True: 2}
 _PART = 2
-"""Blocks that run for one MLP: what was changed below is not run again."""
+"""Blocks that run for one layer: what was changed below is not run again."""
 STAGE = "fitting"
 
 
@@ -29,7 +29,7 @@ class Watched:
         Args:
             source: gives the activations.
             batches: mini-batches of the probes (False) and of the keep probes (True).
-            layers: MLPs to fit; the last is run once more.
+            layers: layers to fit; the last is run once more.
             progress: told after every mini-batch.
         """
         self._source = source
@@ -48,7 +48,7 @@ class Watched:
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
     ) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Yield the input of an MLP's second layer and the stream after it."""
+        """Yield the input of a layer's last map and the stream after it."""
         for found in self._source.updated(layer, changes, kept=kept):
             self._step(_PART)
             yield found

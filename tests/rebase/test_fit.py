@@ -76,6 +76,28 @@ def test_what_does_not_move_in_the_base_stays_in_the_target(tmp_path: Path) -> N
     assert error(base, wanted, held) > 1e-4
 
 
+@pytest.mark.parametrize("family", ["vit-cls", "gpt2", "llama"])
+def test_a_layer_adds_its_last_map_of_what_it_is_said_to_read(family: str, tmp_path: Path) -> None:
+    path = zoo_model(f"{family}-ts17-eager").path
+    structure = find_structure(read_model(path), residual="per-point")
+    body, arrays = build_body(structure, structure), probes_for(path, tmp_path / "x.npz", 4, 0)
+    models = {"base": structure, "finetuned": structure, "target": structure}
+    runs = Runs(body, models, arrays, None, attention=True)
+    (streams,) = runs.streams("target", kept=False)
+    layers = body.towers[0].solved(attention=True)
+    assert len(layers) == 2 * len(body.towers[0].solved(attention=False))
+    for layer in layers:
+        writer = layer.writer
+        ((given, after),) = runs.updated(writer.stem, {}, kept=False)
+        weight = np.asarray(structure.read(writer.weight), np.float64)
+        added = given @ weight.reshape(len(weight), -1).T
+        if writer.bias in structure.roles:
+            added = added + structure.read(writer.bias)
+        np.testing.assert_allclose(streams[layer.before] + added, after, atol=1e-4)
+        turned = np.roll(given, 1, axis=1) @ weight.reshape(len(weight), -1).T
+        assert not np.allclose(streams[layer.before] + turned, after, atol=1e-4)
+
+
 def test_padding_and_unread_tokens_weigh_less(tmp_path: Path) -> None:
     path = zoo_model("bert-cls-ts17-eager").path
     structure = find_structure(read_model(path), residual="per-point")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from zoo_models.exporting import export
 from zoo_models.modules import make_module
 
 from graphrebase.io import read_model
-from graphrebase.rebase import Settings, prepare, rebase
+from graphrebase.rebase import Settings, fitting, prepare, rebase
 from graphrebase.rebase.heads import new_heads
 from graphrebase.runtime import Session
 from graphrebase.runtime.head_probes import Signs, generate_for_head
@@ -123,6 +124,21 @@ def test_a_new_head_is_fitted_again(
     assert (result.method == "refit") == (head.kept == "control")
     stored = {p.key: p.value for p in onnx.load(output).metadata_props}
     assert json.loads(stored["graphrebase"])["new_head"]["kept"] == head.kept
+
+
+def test_attention_brings_a_new_head_what_mlps_cannot(
+    strangers: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [strangers[n] for n in ("base", "finetuned", "target")]
+    lost = []
+    for attention in (True, False):
+        monkeypatch.setattr(fitting, "NEW_HEAD", replace(fitting.NEW_HEAD, attention=attention))
+        found = prepare(*models, settings(strangers, "fit"))
+        changed = found.candidate.vector.folded.changes
+        assert any(".attention.o." in role for role in changed) == attention
+        assert found.trials is not None
+        lost.append(found.trials.own.lost)
+    assert lost[0] < lost[1]
 
 
 def test_auto_is_never_below_its_control(strangers: dict[str, Path], tmp_path: Path) -> None:
