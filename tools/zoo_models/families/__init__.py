@@ -16,8 +16,14 @@ from zoo_models.family import Family, merge
 FRESH = ("vit-cls", "bert", "gpt2", "llama", "encoder-bf-post")
 # nn.TransformerEncoder copies its layer, values and all.
 COPIES = {
-    "notes": ("equal layers, which the legacy exporter merges: one set of groups",),
-    "exceptions": {"ts*": {"head": 1, "head_qk": 1, "head_vo": 1, "mlp": 1}},
+    "notes": (
+        "equal layers, which the legacy exporter merges: one set of groups; dynamo merges their "
+        "biases and output maps only",
+    ),
+    "exceptions": {
+        "ts*": {"head": 1, "head_qk": 1, "head_vo": 1, "mlp": 1},
+        "dy*": {"head": 1, "head_vo": 1, "mlp": 1},
+    },
 }
 
 
