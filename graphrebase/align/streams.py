@@ -43,8 +43,7 @@ class Comparison:
             self.squares[side] += float(weights @ (unit**2).sum(1))
             self.raw_squares[side] += float(weights @ (x**2).sum(1))
             normed.append(unit)
-        left, right = (normed[0] * weights[:, None], normed[1])
-        self.cross += left.astype(np.float32).T @ right.astype(np.float32)
+        self.cross += (normed[0] * weights[:, None]).T @ normed[1]
 
     @property
     def evidence(self) -> FloatArray:

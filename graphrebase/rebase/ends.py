@@ -75,14 +75,23 @@ def input_roles(structure: Structure, stream: Stream) -> Inputs:
 
 
 def head_roles(structure: Structure, last: str) -> list[str]:
-    """Return the weights of the linear maps that read the last point of a stream."""
+    """Return the weights of the linear maps that read the last point of a stream.
+
+    A head that shares its stored tensor with an embedding table carries the table's point in the
+    algebra, where a model has one stream: it reads the last one all the same.
+    """
+    tables = {
+        (role.view.tensor, role.axes[-1])
+        for role in structure.roles.values()
+        if role.kind == "embedding" and len(set(structure.towers)) == 1
+    }
     return [
         name
         for name, role in structure.roles.items()
         if role.kind == "head"
         and name.endswith(".weight")
         and len(role.axes) == 2
-        and role.axes[1] == last
+        and (role.axes[1] == last or (role.view.tensor, role.axes[1]) in tables)
     ]
 
 

@@ -5,7 +5,7 @@ theta = theta_B + alpha * pi(theta_A_ft - theta_A), role by role, in the layout 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,10 @@ from graphrebase.structure import Role, Structure
 #: What can happen to a role.
 MOVED, CARRIED, COPIED, REFUSED = "moved", "carried", "copied", "refused"
 
+_MERGED = (
+    "the exporter stored it as one with others that would move otherwise; kept as in the target"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -30,12 +34,14 @@ class Entry:
         action: ``moved`` (B + alpha * moved task vector), ``carried`` (only A_ft has it: moved
             into B's basis), ``copied`` (B's or the template's value as it is) or ``refused``.
         reason: why, where it is not moved.
+        from_target: whether B's value is written although it is not moved.
     """
 
     role: str
     kind: str
     action: str
     reason: str = ""
+    from_target: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +156,47 @@ def make_plan(vector: TaskVector, holder: Structure, template: str) -> tuple[Ent
     """
     entries = [_entry(vector, role, template) for role in holder.roles.values()]
     _check_left_out(vector, holder, template)
-    return tuple(entries)
+    torn = _torn(vector, holder, entries)
+    return tuple(
+        Entry(e.role, e.kind, REFUSED, _MERGED, from_target=True) if e.role in torn else e
+        for e in entries
+    )
+
+
+def _torn(vector: TaskVector, holder: Structure, entries: Iterable[Entry]) -> set[str]:
+    """Return vectors that an exporter stored as one although they move apart.
+
+    The legacy exporter of torch merges equal parameters (all the zero biases of a fresh model).
+    Where B's are equal too there is one value that is right for B, and it is kept.
+    """
+    shared: dict[str, list[str]] = {}
+    for entry in entries:
+        view = holder.roles[entry.role].view
+        if entry.action == MOVED and view.whole and len(view.shape) == 1:
+            shared.setdefault(view.tensor, []).append(entry.role)
+    torn: set[str] = set()
+    for roles in shared.values():
+        if len(roles) < 2 or not _equal([_target_values(vector, role) for role in roles]):
+            continue
+        if not _equal([vector.moved(role) for role in roles]):
+            torn.update(roles)
+    return torn
+
+
+def _target_values(vector: TaskVector, role: str) -> np.ndarray:
+    """Return B's value of a role; a bias that its exporter dropped is zero."""
+    if role in vector.target.roles:
+        return _finite(vector.target, role)
+    return np.zeros(vector.finetuned.roles[role].view.shape)
+
+
+def _equal(arrays: Sequence[np.ndarray]) -> bool:
+    first, *others = arrays
+    scale = max(float(np.abs(a).max(initial=0.0)) for a in arrays)
+    return all(
+        a.shape == first.shape and np.allclose(a, first, rtol=0.0, atol=1e-5 * max(scale, 1e-12))
+        for a in others
+    )
 
 
 def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
@@ -231,7 +277,7 @@ def replacements(
     """Return, for every constant of the template that changes, a function that computes it."""
     by_tensor: dict[str, list[Entry]] = {}
     for entry in plan:
-        if entry.action in (MOVED, CARRIED):
+        if entry.action in (MOVED, CARRIED) or entry.from_target:
             by_tensor.setdefault(holder.roles[entry.role].view.tensor, []).append(entry)
     return {
         tensor: _Builder(vector, holder, tensor, tuple(entries))
@@ -252,14 +298,19 @@ class _Builder:
         stored = np.array(self.holder.model.tensors[self.tensor].load(), dtype=np.float64)
         written = {}
         for entry in self.entries:
-            act = self.vector.moved if entry.action == MOVED else self.vector.carried
-            values = act(entry.role)
+            values = self._value(entry)
             self.holder.roles[entry.role].view.write(stored, values)
             if len(self.entries) > 1:
                 written[entry.role] = values
         for role, values in written.items():
             self._check_agreement(role, values, stored)
         return stored
+
+    def _value(self, entry: Entry) -> np.ndarray:
+        if entry.from_target:
+            return _target_values(self.vector, entry.role)
+        act = self.vector.moved if entry.action == MOVED else self.vector.carried
+        return act(entry.role)
 
     def _check_agreement(self, role: str, values: np.ndarray, stored: np.ndarray) -> None:
         kept = self.holder.roles[role].view.read(stored)

@@ -188,6 +188,7 @@ def _open(model: Path | bytes, threads: int, weights: Mapping[str, np.ndarray]) 
     # Packed copies of all weights would double the memory of a large model, to save little time.
     options.add_session_config_entry("session.disable_prepacking", "1")
     if weights:
+        options.enable_cpu_mem_arena = False  # it keeps what the largest run needed, doubled
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
     try:
