@@ -13,14 +13,13 @@ from graphrebase.structure.streams import origins
 from graphrebase.symmetry.axes import (
     Axis,
     Fibre,
-    Frozen,
     Leaf,
     Product,
     Sum,
-    children,
     flat_parts,
     leaves,
 )
+from graphrebase.symmetry.groups import frozen_reasons
 
 
 def summary(structure: Structure) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def _has_name(names: Mapping[Axis, tuple[str, str]], axis: Axis) -> bool:
 
 
 def _named(name: str, axis: Axis | None) -> dict[str, Any]:
-    reasons = list(dict.fromkeys(_reasons(axis))) if axis is not None else []
+    reasons = list(dict.fromkeys(frozen_reasons(axis))) if axis is not None else []
     tied = "one order for all heads"
     if axis is not None and isinstance(axis.form, Fibre):
         tied = "its heads move as a grid only"
@@ -191,14 +190,6 @@ def _named(name: str, axis: Axis | None) -> dict[str, Any]:
         sizes = " + ".join(str(part.length) for part in flat_parts(axis.form))
         reasons.append(f"moves in parts of {sizes} only")
     return {"axis": name, "size": axis.length if axis else 0, "reason": "; ".join(reasons) or tied}
-
-
-def _reasons(axis: Axis) -> Iterable[str]:
-    form = axis.form
-    if isinstance(form, Frozen):
-        yield form.reason
-    for inner in children(form):
-        yield from _reasons(inner)
 
 
 def _frozen_constants(structure: Structure) -> Iterable[dict[str, Any]]:

@@ -104,14 +104,15 @@ def find_frozen(constants: Mapping[str, Axes]) -> Iterable[FrozenAxis]:
     """Yield the frozen axes of constants, and the frozen parts of axes, with the reasons."""
     for name, axes in constants.items():
         for position, axis in enumerate(axes):
-            for reason in dict.fromkeys(_reasons(axis)):
+            for reason in dict.fromkeys(frozen_reasons(axis)):
                 if reason != "size 1":
                     yield FrozenAxis(name, position, axis.length, reason)
 
 
-def _reasons(axis: Axis) -> Iterable[str]:
+def frozen_reasons(axis: Axis) -> Iterable[str]:
+    """Yield why an axis, or parts of it, must keep their order."""
     form = axis.form
     if isinstance(form, Frozen):
         yield form.reason
     for inner in children(form):
-        yield from _reasons(inner)
+        yield from frozen_reasons(inner)
