@@ -9,7 +9,7 @@ An axis is one of
   tensor; ``members[i]`` is the axis at index i (every head has its own inner axis);
 * ``Frozen``: identity only, with the reason.
 
-The operations that relate axes are in ``solver``.
+The operations that relate axes are in ``solver`` and the modules that it builds on.
 """
 
 from __future__ import annotations
@@ -204,6 +204,14 @@ def flat_parts(form: Sum) -> list[Axis]:
         inner = part.form
         parts.extend(flat_parts(inner) if isinstance(inner, Sum) else [part])
     return parts
+
+
+def index_cells(factor: Axis) -> list[Axis]:
+    """Return the classes that a factor in normal form offers as index axes."""
+    form = factor.form
+    if isinstance(form, Fibre):
+        return [cell for member in form.members for cell in index_cells(member)]
+    return [factor]
 
 
 def common_refinement(a: Sequence[Dim], b: Sequence[Dim]) -> list[Dim] | None:

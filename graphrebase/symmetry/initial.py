@@ -21,8 +21,9 @@ import numpy as np
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.graph.equation import Equation
 from graphrebase.symmetry.axes import Axis, fibre, frozen, leaf, product
+from graphrebase.symmetry.classes import MAX_MEMBERS
 from graphrebase.symmetry.registry import Axes
-from graphrebase.symmetry.solver import MAX_MEMBERS, Solver
+from graphrebase.symmetry.solver import Solver
 
 #: A constant is not taken for one cut into more parts than this.
 _MAX_PARTS = 64
