@@ -10,7 +10,8 @@ from graphrebase.align import Space
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.structure.linear import Linear
 from graphrebase.structure.mlp import Mlp
-from graphrebase.structure.roles import Role, RoleAxes, SpaceTable
+from graphrebase.structure.roles import Role, RoleAxes
+from graphrebase.structure.spaces import SpaceTable
 from graphrebase.structure.views import View
 from graphrebase.symmetry.axes import Axis, Fibre, Leaf
 
