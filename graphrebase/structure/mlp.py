@@ -13,15 +13,16 @@ from graphrebase.structure.residual import Residual, find_residual
 from graphrebase.structure.trace import channel_line, channels, send
 
 _NONLINEAR = {
-    *("Elu", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Mish"),
-    *("Relu", "Sigmoid", "Softplus", "Swish", "Tanh"),
+    *("Abs", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish"),
+    *("LeakyRelu", "Log", "Max", "Min", "Mish", "PRelu", "Relu", "Selu", "Sigmoid", "Sin"),
+    *("Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu"),
 }
 _STRUCTURAL = {"Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 #: Operators an activation function may consist of.
 _ACTIVATION = {
     *_NONLINEAR,
     *_STRUCTURAL,
-    *("Add", "Cast", "Clip", "Div", "Dropout", "Max", "Min", "Mul", "Neg", "Pow", "Sqrt", "Sub"),
+    *("Add", "Cast", "Div", "Dropout", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"),
     # EVA normalises the hidden units.
     *("LayerNormalization", "RMSNormalization", "ReduceMean"),
 }

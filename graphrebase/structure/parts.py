@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphrebase.graph import Graph, ShapeTable, build_graph, infer_shapes
@@ -67,10 +67,9 @@ def _parts_of(whole: Graph, source: Graph, shapes: ShapeTable) -> Parts:
     taken = [linear for layer in attention for linear in layer.linears]
     mlps = find_mlps(graph, shapes, linears, taken)
     feeds = feeding_inputs(graph)
-    ordered: list[Attention | Mlp] = [*attention, *mlps]
-    ordered.sort(key=lambda b: (feeds[end_of(b)], position_of(b)))
-    keys = list(dict.fromkeys(feeds[end_of(b)] for b in ordered))
+    ordered = _in_order(graph, [*attention, *mlps], feeds)
     towers = tuple(find_streams(graph, [b.residual for b in ordered]))
+    keys = list(dict.fromkeys(_stream_inputs(ordered, towers, feeds)))
     norms = [m for m in matches if m.kind == "norm"]
     norms.sort(key=lambda m: (tower_of(feeds[m.parts["output"]], keys), m.node.index))
     return Parts(
@@ -86,6 +85,30 @@ def _parts_of(whole: Graph, source: Graph, shapes: ShapeTable) -> Parts:
         norms=tuple(norms),
         near_misses=(*missed, *lost),
     )
+
+
+def _in_order(
+    graph: Graph, blocks: Sequence[Attention | Mlp], feeds: Mapping[str, tuple[str, ...]]
+) -> list[Attention | Mlp]:
+    """Return the blocks stream by stream, whatever the order in which an exporter wrote them.
+
+    A stream comes by the graph inputs that its last block depends on: the first self-attention of
+    a decoder does not depend on what the encoder reads, the decoder does.
+    """
+    near = sorted(blocks, key=lambda b: (feeds[end_of(b)], position_of(b)))
+    inputs = _stream_inputs(near, find_streams(graph, [b.residual for b in near]), feeds)
+    placed = zip(inputs, map(position_of, near), range(len(near)), strict=True)
+    return [near[i] for _, _, i in sorted(placed)]
+
+
+def _stream_inputs(
+    blocks: Sequence[Attention | Mlp],
+    streams: Sequence[int],
+    feeds: Mapping[str, tuple[str, ...]],
+) -> list[tuple[str, ...]]:
+    """Return for every block the graph inputs that the last block of its stream depends on."""
+    last = dict(sorted(zip(streams, blocks, strict=True), key=lambda pair: position_of(pair[1])))
+    return [feeds[end_of(last[stream])] for stream in streams]
 
 
 def tower_of(inputs: tuple[str, ...], towers: Sequence[tuple[str, ...]]) -> int:

@@ -40,9 +40,10 @@ def find_residual(
 
     ``channels`` is the axis of the branch that holds its channels.
 
-    An Add joins the stream if the other operand is what the block was computed from, or if that
-    operand is a stream already joined (attention and MLP in parallel, added one by one). Otherwise
-    it sums blocks in parallel, and the sum is what the stream gets.
+    An Add joins the stream if the other operand is what the block was computed from, perhaps times
+    a number (DeepNorm), or if that operand is a stream already joined (attention and MLP in
+    parallel, added one by one). Otherwise it sums blocks in parallel, and the sum is what the
+    stream gets.
     """
     name = branch
     for _ in range(_LIMIT):
@@ -54,7 +55,8 @@ def find_residual(
             other = slot.node.inputs[skip]
             if not _fits(graph, shapes, other, name):
                 continue
-            if _computed_from(graph, shapes, name, other) or _is_joined(graph, shapes, other):
+            passing = _unscaled(graph, shapes, other)
+            if _computed_from(graph, shapes, name, passing) or _is_joined(graph, shapes, passing):
                 return Residual(slot.node, skip, slot.position, channels)
             following.append(slot.node)
         step = _rolled(graph, following) if len(following) > 1 else following
@@ -89,6 +91,24 @@ def _fits(graph: Graph, shapes: ShapeTable, skip: str, branch: str) -> bool:
     return shapes.shape(skip) is not None and shapes.shape(skip) == shapes.shape(branch)
 
 
+def _unscaled(graph: Graph, shapes: ShapeTable, value: str) -> str:
+    """Return what a value is a multiple of, by a number that is the same for all channels."""
+    for _ in range(_LIMIT):
+        node = graph.producers.get(value)
+        if node is None or node.op_type not in ("Cast", "Div", "Mul"):
+            return value
+        given = [n for n in node.inputs if not _is_number(graph, shapes, n)]
+        if len(given) != 1 or (given[0] != node.inputs[0] and node.op_type == "Div"):
+            return value
+        value = given[0]
+    return value
+
+
+def _is_number(graph: Graph, shapes: ShapeTable, value: str) -> bool:
+    known = graph.is_constant(value) or value in shapes.values
+    return known and all(size == (1, 1) for size in shapes.shape(value) or ())
+
+
 def _is_joined(graph: Graph, shapes: ShapeTable, value: str) -> bool:
     """Tell whether a value is the sum of a stream and a block."""
     node = graph.producers.get(value)
@@ -96,9 +116,8 @@ def _is_joined(graph: Graph, shapes: ShapeTable, value: str) -> bool:
         return False
     left, right = node.inputs
     fits = _fits(graph, shapes, left, right) and _fits(graph, shapes, right, left)
-    return fits and (
-        _computed_from(graph, shapes, left, right) or _computed_from(graph, shapes, right, left)
-    )
+    sides = ((left, _unscaled(graph, shapes, right)), (right, _unscaled(graph, shapes, left)))
+    return fits and any(_computed_from(graph, shapes, block, passing) for block, passing in sides)
 
 
 def _computed_from(graph: Graph, shapes: ShapeTable, value: str, source: str) -> bool:

@@ -4,7 +4,7 @@ Rules only ever tie axes together, so what may differ from index to index must d
 
 1. A weight with heads (or groups, or experts) as an axis of its own, read by Einsum or by a MatMul
    with a batch of weights: inside each head, indices may move by themselves.
-2. A weight that is cut into static parts before use (the packed projection of
+2. A matrix that is cut into static parts before use, by Slice or Split (the packed projection of
    torch.nn.MultiheadAttention, when queries and keys come from different streams): every part has
    rows and columns of its own.
 3. A computed constant whose entries are equal along an axis allows any order along it.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
+from itertools import accumulate
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from graphrebase.symmetry.solver import Solver
 
 #: A constant is not taken for one cut into more parts than this.
 _MAX_PARTS = 64
+
+#: What may turn a part of a matrix before it is multiplied.
+_TURNS = {"Cast", "Squeeze", "Transpose", "Unsqueeze"}
 
 #: Arrays longer than this are not searched for equal entries.
 _EQUAL_LIMIT = 1 << 16
@@ -119,22 +123,39 @@ def _dependent(solver: Solver, over: Sequence[Axis], size: int) -> Axis:
 
 
 def _part_size(graph: Graph, shapes: ShapeTable, name: str) -> int:
-    """Return the size of the equal parts that all uses cut a constant's first axis into, or 0."""
+    """Return the size of the equal parts that all uses cut a matrix's first axis into, or 0.
+
+    Parts that meet one value have their columns in common: nothing to tell apart.
+    """
+    shape = graph.constants[name].shape
     bounds: set[int] = set()
     for slot in graph.users(name):
-        range_ = _cut_range(slot.node, shapes) if slot.position == 0 else None
-        if range_ is None:
+        found = _cut_bounds(slot.node, shapes) if slot.position == 0 else None
+        if found is None:
             return 0
-        bounds.update(range_)
-    rows = graph.constants[name].shape[0] if graph.constants[name].shape else 0
-    inside = {b for b in bounds if 0 < b < rows}
-    size = reduce(math.gcd, inside, rows)
-    return size if inside and size > 1 and rows // size <= _MAX_PARTS else 0
+        bounds.update(found)
+    inside = {b for b in bounds if shape and 0 < b < shape[0]}
+    if not inside or len(shape) < 2 or _meet_one_value(graph, name):
+        return 0
+    size = reduce(math.gcd, inside, shape[0])
+    return size if size > 1 and shape[0] // size <= _MAX_PARTS else 0
 
 
-def _cut_range(node: Node, shapes: ShapeTable) -> tuple[int, int] | None:
-    """Return the static range of the first axis that a Slice takes, else None."""
-    if node.op_type != "Slice" or node.domain or len(node.inputs) < 3:
+def _cut_bounds(node: Node, shapes: ShapeTable) -> list[int] | None:
+    """Return where a Slice or Split cuts the first axis at static places, else None."""
+    if node.domain:
+        return None
+    return {"Slice": _slice_bounds, "Split": _split_bounds}.get(node.op_type, _no_bounds)(
+        node, shapes
+    )
+
+
+def _no_bounds(_node: Node, _shapes: ShapeTable) -> None:
+    return None
+
+
+def _slice_bounds(node: Node, shapes: ShapeTable) -> list[int] | None:
+    if len(node.inputs) < 3:
         return None
     given = [shapes.static_value(n) for n in node.inputs[1:]]
     numbers = [int(v.reshape(-1)[0]) for v in given if v is not None and v.size == 1]
@@ -142,7 +163,31 @@ def _cut_range(node: Node, shapes: ShapeTable) -> tuple[int, int] | None:
         return None
     defaults = (0, 1)  # axis, step
     start, end, axis, step = (*numbers, *defaults[len(numbers) - 2 :])
-    return (start, end) if axis == 0 and step == 1 and start >= 0 and end >= 0 else None
+    return [start, end] if axis == 0 and step == 1 and start >= 0 and end >= 0 else None
+
+
+def _split_bounds(node: Node, shapes: ShapeTable) -> list[int] | None:
+    parts = [shapes.shape(name) for name in node.outputs]
+    if node.attributes.get("axis", 0) != 0 or not all(parts):
+        return None
+    return list(accumulate(part[0][0] for part in parts if part))
+
+
+def _meet_one_value(graph: Graph, name: str) -> bool:
+    """Tell whether all parts of a matrix are multiplied with one and the same value."""
+    stack = [out for slot in graph.users(name) for out in slot.node.outputs if out]
+    met: set[str] = set()
+    while stack:
+        part = stack.pop()
+        for slot in graph.users(part):
+            node = slot.node
+            if node.op_type in _TURNS:
+                stack.append(node.outputs[0])
+            elif node.op_type in ("Gemm", "MatMul") and slot.position < 2:
+                met.add(node.inputs[1 - slot.position])
+            else:
+                return False
+    return len(met) == 1
 
 
 def _cut_axes(shape: Sequence[int], size: int) -> Axes:

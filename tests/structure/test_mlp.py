@@ -56,7 +56,7 @@ def test_two_maps_are_gate_and_up(tmp_path: Path) -> None:
     assert (mlp.gate.weight.tensor, mlp.up.weight.tensor) == ("up", "side")
 
 
-@pytest.mark.parametrize("activation", ["Relu", "Tanh"])
+@pytest.mark.parametrize("activation", ["Relu", "Tanh", "Selu", "Celu", "Softsign", "Clip", "Exp"])
 def test_one_map_is_no_gate(tmp_path: Path, activation: str) -> None:
     (mlp,) = mlps(tmp_path, [helper.make_node(activation, ["u"], ["h"])], UNITS)
     assert mlp.gate is None and mlp.width == UNITS

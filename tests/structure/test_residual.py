@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from graph_models import save, scene_of, weight
 from onnx import NodeProto, helper
 
@@ -12,7 +13,9 @@ from graphrebase.structure.residual import Residual, find_residual
 WIDTH = 6
 
 
-def residuals(folder: Path, adds: list[NodeProto]) -> dict[str, Residual | None]:
+def residuals(
+    folder: Path, adds: list[NodeProto], **given: np.ndarray
+) -> dict[str, Residual | None]:
     """Return the residual of the branches a = f(x) and m = g(x), joined by ``adds``."""
     nodes = [
         helper.make_node("MatMul", ["x", "w1"], ["a"]),
@@ -20,6 +23,7 @@ def residuals(folder: Path, adds: list[NodeProto]) -> dict[str, Residual | None]
         *adds,
     ]
     weights = {"w1": weight(WIDTH, WIDTH), "w2": weight(WIDTH, WIDTH), "gain": weight(WIDTH)}
+    weights |= given
     path = save(folder, nodes, {"x": ["B", "T", WIDTH]}, ["y"], weights)
     scene = scene_of(path)
     return {name: find_residual(scene.graph, scene.shapes, name) for name in ("a", "m")}
@@ -53,6 +57,25 @@ def test_a_norm_may_stand_before_the_add(tmp_path: Path) -> None:
         helper.make_node("Add", ["normed", "x"], ["y"]),
     ]
     assert all(r and r.node.outputs == ("y",) for r in residuals(tmp_path, adds).values())
+
+
+def test_what_passes_by_may_be_scaled(tmp_path: Path) -> None:
+    """DeepNorm: the stream times a number, plus the block."""
+    adds = [
+        helper.make_node("Mul", ["x", "number"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "a"], ["half"]),
+        helper.make_node("Add", ["half", "m"], ["y"]),
+    ]
+    found = residuals(tmp_path, adds, number=weight(1))
+    assert [(r.node.outputs, r.skip) for r in found.values() if r] == [(("half",), 0), (("y",), 0)]
+
+
+def test_control_a_number_per_channel_makes_it_another_value(tmp_path: Path) -> None:
+    adds = [
+        helper.make_node("Mul", ["x", "number"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "a"], ["y"]),
+    ]
+    assert residuals(tmp_path, adds, number=weight(WIDTH))["a"] is None
 
 
 def test_control_a_sum_of_branches_alone_is_no_residual(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from graph_models import graph_of, ints, save, weight
 from onnx import NodeProto, helper
+from zoo_fixture import zoo_model
 
 from graphrebase.graph import infer_shapes
+from graphrebase.io import read_model
+from graphrebase.structure import find_structure, summary
 from graphrebase.structure.residual import find_residual
 from graphrebase.structure.streams import find_streams, origins
 
@@ -50,3 +53,13 @@ def test_shifted_windows_lie_between_a_block_and_its_stream(tmp_path: Path) -> N
     graph = graph_of(save(tmp_path, nodes, {"x": ["B", 4, 6]}, ["y"], weights))
     residual = find_residual(graph, infer_shapes(graph), "branch")
     assert residual is not None and residual.node.outputs == ("y",)
+
+
+def test_a_stack_is_told_block_by_block_although_its_first_one_reads_less() -> None:
+    """The first self-attention of a decoder does not depend on what the encoder reads."""
+    found = summary(find_structure(read_model(zoo_model("encoder-decoder-ts17-eager").path)))
+    told = [(b["tower"], "cross" if b.get("cross") else b["kind"]) for b in found["blocks"]]
+    assert told == [
+        *[(0, "attention"), (0, "mlp")] * 2,
+        *[(1, "attention"), (1, "cross"), (1, "mlp")] * 2,
+    ]

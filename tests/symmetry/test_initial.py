@@ -84,15 +84,22 @@ def test_a_batch_of_weights_has_units_of_its_own_in_each(tmp_path: Path) -> None
     assert sorted((g.size, g.count) for g in symmetry.groups) == [(3, 1), (5, 3)]
 
 
-def save_packed(folder: Path, *, both: bool) -> Path:
-    """Save two streams that meet one packed weight (12, 6): rows [0, 4) and rows [4, 12)."""
+def save_packed(folder: Path, *, both: bool = False, split: bool = False) -> Path:
+    """Save two streams that meet one packed weight (12, 6): rows [0, 4) and rows [4, 12).
+
+    The legacy exporter writes a Slice for each, dynamo one Split.
+    """
     nodes = [
         helper.make_node("MatMul", ["x", "wx"], ["hx"]),
         helper.make_node("MatMul", ["m", "wm"], ["hm"]),
     ]
+    if split:
+        nodes.append(helper.make_node("Split", ["packed", "sizes"], ["px", "pm"], axis=0))
     for name, start, end in (("x", 0, 4), ("m", 4, 12)):
+        if not split:
+            bounds = [f"at{start}", f"at{end}", "zero"]
+            nodes.append(helper.make_node("Slice", ["packed", *bounds], [f"p{name}"]))
         nodes += [
-            helper.make_node("Slice", ["packed", f"at{start}", f"at{end}", "zero"], [f"p{name}"]),
             helper.make_node("Transpose", [f"p{name}"], [f"t{name}"], perm=[1, 0]),
             helper.make_node("MatMul", [f"h{name}", f"t{name}"], [f"y{name}"]),
         ]
@@ -103,12 +110,14 @@ def save_packed(folder: Path, *, both: bool) -> Path:
         ]
     weights = {"wx": weight(3, 6), "wm": weight(5, 6, seed=1), "packed": weight(12, 6, seed=2)}
     weights |= {"at0": ints(0), "at4": ints(4), "at12": ints(2**40), "zero": ints(0)}
+    weights["sizes"] = ints(4, 8)
     inputs = {"x": ["B", "S", 3], "m": ["B", "S", 5]}
     return save(folder, nodes, inputs, ["yx", "ym", *(["z"] if both else [])], weights)
 
 
-def test_parts_of_a_packed_weight_read_streams_of_their_own(tmp_path: Path) -> None:
-    path = save_packed(tmp_path, both=False)
+@pytest.mark.parametrize("split", [False, True])
+def test_parts_of_a_packed_weight_read_streams_of_their_own(tmp_path: Path, split: bool) -> None:
+    path = save_packed(tmp_path, split=split)
     inputs = [{**a, **b} for a, b in zip(feeds(3, "x"), feeds(5, "m"), strict=True)]
     symmetry = assert_permutes(path, inputs, "wx")
     assert sorted(map(sorted, members(symmetry))) == [
@@ -119,6 +128,25 @@ def test_parts_of_a_packed_weight_read_streams_of_their_own(tmp_path: Path) -> N
 
 def test_control_a_packed_weight_that_is_read_whole_too_ties_them(tmp_path: Path) -> None:
     assert len(symmetry_of(save_packed(tmp_path, both=True)).groups) == 1
+
+
+def test_uneven_parts_that_read_one_stream_move_as_freely_as_matrices_of_their_own(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        helper.make_node("Split", ["packed", "sizes"], ["a", "b"], axis=0),
+        helper.make_node("Transpose", ["a"], ["ta"], perm=[1, 0]),
+        helper.make_node("Transpose", ["b"], ["tb"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "ta"], ["p"]),
+        helper.make_node("MatMul", ["x", "tb"], ["q"]),
+        helper.make_node("MatMul", ["p", "vp"], ["y"]),
+        helper.make_node("MatMul", ["q", "vq"], ["z"]),
+    ]
+    weights = {"packed": weight(10, 3), "vp": weight(6, 2, seed=1), "vq": weight(4, 2, seed=2)}
+    weights["sizes"] = ints(6, 4)
+    path = save(tmp_path, nodes, {"x": ["B", "S", 3]}, ["y", "z"], weights)
+    symmetry = assert_permutes(path, feeds(3), "vp")
+    assert sorted((g.size, g.count) for g in symmetry.groups) == [(4, 1), (6, 1)]
 
 
 def test_equal_values_for_every_head_tie_nothing(tmp_path: Path) -> None:
