@@ -7,6 +7,7 @@ the axis algebra alone, so a missed or wrong label can cost quality, never sound
 from graphrebase.patterns import (
     attention_operator,
     attention_softmax,
+    attention_weights,
     layer_norm,
     layer_norm_decomposed,
     layer_norm_folded,
@@ -18,6 +19,7 @@ from graphrebase.graph.pattern import Pattern
 PATTERNS: tuple[Pattern, ...] = (
     attention_softmax.PATTERN,
     attention_operator.PATTERN,
+    attention_weights.PATTERN,
     layer_norm.PATTERN,
     layer_norm_decomposed.PATTERN,
     layer_norm_folded.PATTERN,
