@@ -24,13 +24,13 @@ _CONTRACTIONS = frozenset({"Einsum", "MatMul"})
 
 
 def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
-    scores = scene.back(node.inputs[0], _SCORE_OPS, _CONTRACTIONS)
+    scores = _scores(scene, node)
     weights = scene.forward(node.outputs[0], _WEIGHT_OPS, _CONTRACTIONS)
-    before = scores is not None and len(scene.computed_inputs(scores)) == 2
+    before = scores is not None
     after = weights is not None and len(scene.computed_inputs(weights)) == 2
     if not before and not after:
         return None
-    if scores is None or not before:
+    if scores is None:
         return NearMiss("attention_softmax", node, "no contraction of q and k before this Softmax")
     if weights is None or not after:
         return NearMiss("attention_softmax", node, "no contraction with v after this Softmax")
@@ -45,6 +45,17 @@ def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
         "output": weights.outputs[0],
     }
     return Match("attention", node, parts, {"key_layout": "transposed"})
+
+
+def _scores(scene: Scene, node: Node) -> Node | None:
+    """Return the contraction of q and k; scores may have a part by position (XLNet, DeBERTa)."""
+    found = [
+        n
+        for n in scene.all_back(node.inputs[0], _SCORE_OPS, _CONTRACTIONS)
+        if len(scene.computed_inputs(n)) == 2
+    ]
+    by_content = (n for n in found if all(map(scene.varies, n.inputs)))
+    return next(by_content, found[0] if found else None)
 
 
 def _einsum(scene: Scene, node: Node, scores: Node, weights: Node) -> Match | NearMiss:

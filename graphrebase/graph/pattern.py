@@ -7,7 +7,7 @@ miss (the node almost fits; why not) or with None (a different thing altogether)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from graphrebase.graph.shapes import ShapeTable
@@ -39,10 +39,21 @@ class Scene:
 
     graph: Graph
     shapes: ShapeTable
+    _varying: set[str] = field(default_factory=set, repr=False)
 
     def producer(self, name: str) -> Node | None:
         """Return the node that computes a value."""
         return self.graph.producers.get(name)
+
+    def varies(self, name: str) -> bool:
+        """Tell whether a value depends on what the graph is given, and not on its shape alone."""
+        if not self._varying:
+            self._varying.update(self.graph.inputs)
+            for node in self.graph.nodes:
+                read = (*node.inputs, *node.captured)
+                if node.op_type not in ("Shape", "Size") and not self._varying.isdisjoint(read):
+                    self._varying.update(node.outputs)
+        return name in self._varying
 
     def rank(self, name: str) -> int:
         """Return the rank of a value, -1 where it is unknown."""
@@ -65,18 +76,21 @@ class Scene:
             through: operators that may be passed.
             to: operators to stop at.
         """
+        return next(self.all_back(name, through, to), None)
+
+    def all_back(self, name: str, through: Collection[str], to: Collection[str]) -> Iterator[Node]:
+        """Yield every operator in ``to`` that a walk like that of ``back`` meets, nearest first."""
         queue, seen = [name], {name}
         while queue:
             node = self.producer(queue.pop(0))
             if node is None:
                 continue
             if node.op_type in to:
-                return node
-            if node.op_type in through:
+                yield node
+            elif node.op_type in through:
                 fresh = [n for n in self.computed_inputs(node) if n not in seen]
                 seen.update(fresh)
                 queue.extend(fresh)
-        return None
 
     def forward(self, name: str, through: Collection[str], to: Collection[str]) -> Node | None:
         """Walk consumers forwards through operators in ``through`` to one in ``to``."""

@@ -84,12 +84,28 @@ def _check_layers(structure: Structure) -> None:
         if isinstance(block, Mlp) and block.experts > 1:
             reason = f"{block.down.node} is one of {block.experts} experts: orders only"
             raise MismatchError(reason, where=where, hint=hint)
+        if isinstance(block, Attention) and _has_own_form(block):
+            reason = f"{block.match.node} is not plain attention on a stream: orders only"
+            raise MismatchError(reason, where=where, hint=hint)
     owners: dict[str, int] = {}
     for number, block in enumerate(structure.blocks):
         linear = block.output.linear if isinstance(block, Attention) else block.down
         if owners.setdefault(linear.weight.tensor, number) != number:
             reason = "layers share their weights (ALBERT), so they need one basis: orders only"
             raise MismatchError(reason, where=where, hint=hint)
+
+
+def _has_own_form(block: Attention) -> bool:
+    """Tell whether matrices on the stream do not describe an attention layer.
+
+    Keys with a part of their own, queries from a latent (DeepSeek-V2), projections in groups
+    (SqueezeBERT), another mixer beside the heads (ConvBERT).
+    """
+    query, key, output = block.query, block.key, block.output
+    apart = query.index.shape[1] != key.index.shape[1]
+    latent = query.linear.in_width != output.linear.out_width
+    grouped = any(linear.groups > 1 for linear in block.linears)
+    return apart or latent or grouped or output.index.size != output.linear.in_width
 
 
 def _source(

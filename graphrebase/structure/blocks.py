@@ -53,8 +53,10 @@ class Attention:
 
     Attributes:
         match: the pattern's parts.
-        query, key, value: where the operands come from; (h, d), (kv, d), (kv, d).
-        output: the linear map after the heads; ``index`` is its input channel per (h, d).
+        query, key, value: where the operands come from; (h, d), (kv, d), (kv, d). Queries or keys
+            may have a part that comes from another linear map (DeepSeek-V2), which is not here.
+        output: the linear map after the heads; ``index`` is its input channel per (h, d). It may
+            read other channels too (ConvBERT).
         kv_of: kv head that each query head reads, shape (h,).
     """
 
@@ -121,10 +123,10 @@ def _attention(search: _Search, match: Match) -> Attention | str:
         tables[part] = table
     if tables["query"][0] is None:
         return "the query operand is an input of the graph"
-    output = _output_table(search, match)
+    query = distinct_rows(tables["query"][1])
+    output = _output_table(search, match, len(query))
     if output is None:
         return "the attention output could not be followed to a linear map"
-    query = distinct_rows(tables["query"][1])
     key = distinct_rows(tables["key"][1])
     value = distinct_rows(tables["value"][1])
     if len(query) % len(key) or len(key) != len(value):
@@ -173,7 +175,10 @@ def _head_table(
     table = table.transpose(operand_order(match, part, table.ndim))
     # The first positions may come from a cache.
     rows = table[..., -1, :].reshape(-1, table.shape[-1])
-    if (rows == ELSEWHERE).any():
+    # A part of every key may come from another linear map; values are read as a whole.
+    inside = (rows != ELSEWHERE).any(axis=0)
+    rows = rows[:, inside]
+    if (rows == ELSEWHERE).any() or (part == "value" and not inside.all()):
         return None
     return found.linear if found else None, rows
 
@@ -187,8 +192,8 @@ def _kv_of(rows: np.ndarray, distinct: np.ndarray, heads: int) -> np.ndarray:
     return np.repeat(np.arange(len(distinct)), heads // len(distinct))
 
 
-def _output_table(search: _Search, match: Match) -> tuple[Linear, np.ndarray] | None:
-    """Return the output projection and its input channel per (h, d)."""
+def _output_table(search: _Search, match: Match, heads: int) -> tuple[Linear, np.ndarray] | None:
+    """Return the output projection and its input channel per (h, d); it may have others too."""
     value = match.parts["output"]
     found = target_of(search.graph, value, search.readers)
     shape = search.shapes.shape(value)
@@ -198,8 +203,6 @@ def _output_table(search: _Search, match: Match) -> tuple[Linear, np.ndarray] | 
     linear, steps = found
     size = [shape[i][0] for i in order]
     lead, inner = int(np.prod(size[:-2])), size[-1]
-    width = linear.in_width
-    heads = width // inner
     # The leading axes are batch and heads, the batch outermost.
     numbers = (np.arange(lead) % heads)[:, None] * inner + np.arange(inner)
     grid = np.broadcast_to(numbers.reshape(*size[:-2], 1, inner), size)
@@ -207,11 +210,12 @@ def _output_table(search: _Search, match: Match) -> tuple[Linear, np.ndarray] | 
     if sent is None:
         return None
     line = channel_line(sent, linear.reads)
-    if len(line) != width:
+    own = np.flatnonzero(line != ELSEWHERE)
+    if len(line) != linear.in_width:
         return None
-    if not np.array_equal(np.sort(line), np.arange(width)):
+    if not np.array_equal(np.sort(line[own]), np.arange(heads * inner)):
         return None
-    return linear, np.argsort(line).reshape(heads, inner)
+    return linear, own[np.argsort(line[own])].reshape(heads, inner)
 
 
 def find_matches(scene: Scene) -> tuple[list[Match], list[NearMiss]]:

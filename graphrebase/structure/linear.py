@@ -29,6 +29,7 @@ class Linear:
         reads: axes of ``input`` that number its channels, row-major.
         gives: the same for ``output``.
         taps: kernel positions of a convolution, of which a column of W is made.
+        groups: parts of the channels that are mapped by themselves; W is (out, in / groups) then.
     """
 
     node: Node
@@ -42,6 +43,7 @@ class Linear:
     reads: tuple[int, ...] = (-1,)
     gives: tuple[int, ...] = (-1,)
     taps: int = 1
+    groups: int = 1
 
     @property
     def pointwise(self) -> bool:
@@ -56,7 +58,7 @@ class Linear:
     @property
     def in_width(self) -> int:
         """Return the number of inputs."""
-        return self.weight.shape[1]
+        return self.weight.shape[1] * self.groups
 
 
 def find_linears(graph: Graph, shapes: ShapeTable) -> list[Linear]:
@@ -106,7 +108,7 @@ def _from_gemm(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
 
 def _from_conv(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
     view = constant_view(graph, shapes, node.inputs[1])
-    if view is None or node.attributes.get("group", 1) != 1:
+    if view is None:
         return None
     bias = constant_view(graph, shapes, node.input(2)) if node.input(2) else None
     weight = view.shaped((view.shape[0], int(np.prod(view.shape[1:]))))
@@ -114,10 +116,11 @@ def _from_conv(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:
     if bias is None:
         bias, output = _bias_along(graph, shapes, output, weight.shape[0], (1,))
     stored = shapes.shape(node.inputs[1]) or ()
-    taps = math.prod(d[0] for d in stored[2:])
-    return Linear(
-        node, weight, bias, node.inputs[0], node.outputs[0], output, 1, 1, (1,), (1,), taps
-    )
+    taps, groups = math.prod(d[0] for d in stored[2:]), node.attributes.get("group", 1)
+    if groups > 1 and taps > 1:
+        return None  # positions by convolution (wav2vec 2.0), or a depthwise filter
+    source, product = node.inputs[0], node.outputs[0]
+    return Linear(node, weight, bias, source, product, output, 1, 1, (1,), (1,), taps, groups)
 
 
 def _from_einsum(graph: Graph, shapes: ShapeTable, node: Node) -> Linear | None:

@@ -66,16 +66,18 @@ def _linear_roles(parts: Parts, table: SpaceTable, rest: Sequence[Linear]) -> It
 
     What a later block still reads (the gate of a shared expert) is part of the body, not a head.
     """
-    inner = _read_by_blocks(parts)
+    inner, entering = _read_by_blocks(parts), _entering(parts)
+    own = inner - entering if any(b.residual for b in parts.blocks) else set()
     first = min((position_of(b) for b in parts.blocks), default=-1)
     feeds = feeding_inputs(parts.graph)
     counts: dict[str, int] = {}
     towers = parts.tower_inputs
     for linear in sorted(rest, key=lambda x: (tower_of(feeds[x.output], towers), x.node.index)):
         rank = len(parts.shapes.shape(linear.output) or ())
-        if not _is_head(linear, first):
+        index = linear.node.index
+        if not _is_head(linear, first) and index not in own:
             stem, kind = "embedding.linear", "embedding"
-        elif linear.node.index in inner:
+        elif index in inner:
             stem, kind = "inner.linear", "mlp"
         else:
             stem, kind = ("head.pooled" if rank == 2 else "head.tokens"), "head"
@@ -86,10 +88,23 @@ def _linear_roles(parts: Parts, table: SpaceTable, rest: Sequence[Linear]) -> It
 
 def _read_by_blocks(parts: Parts) -> set[int]:
     """Return the nodes whose results reach the end of a block."""
-    stack = [end_of(block) for block in parts.blocks]
+    return _behind(parts.graph, [end_of(block) for block in parts.blocks])
+
+
+def _entering(parts: Parts) -> set[int]:
+    """Return the nodes that make what enters each residual stream: the embeddings."""
+    firsts: dict[int, str] = {}
+    for tower, block in zip(parts.towers, parts.blocks, strict=True):
+        if block.residual is not None:
+            firsts.setdefault(tower, block.residual.node.inputs[block.residual.skip])
+    return _behind(parts.graph, list(firsts.values()))
+
+
+def _behind(graph: Graph, stack: list[str]) -> set[int]:
+    """Return the nodes that some values depend on."""
     found: set[int] = set()
     while stack:
-        node = parts.graph.producers.get(stack.pop())
+        node = graph.producers.get(stack.pop())
         if node is not None and node.index not in found:
             found.add(node.index)
             stack.extend(name for name in node.inputs if name)

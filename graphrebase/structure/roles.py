@@ -52,9 +52,11 @@ def attention_roles(table: SpaceTable, layer: Attention, index: int) -> Iterable
     lead = (kv,) if group == 1 else (kv, group)
     heads: RoleAxes = (spaces.head,) if group == 1 else (spaces.head, spaces.member)
     prefix = f"block.{index}.attention"
+    alike = layer.query.index.shape[1] == layer.key.index.shape[1]
+    inner = spaces.query_key if alike else None  # a part of the keys comes from elsewhere
     members: dict[str, tuple[Projection | Given, np.ndarray, tuple[int, ...], RoleAxes]] = {
-        "q": (layer.query, layer.query.index[order], lead, (*heads, spaces.query_key)),
-        "k": (layer.key, layer.key.index, (kv,), (spaces.head, spaces.query_key)),
+        "q": (layer.query, layer.query.index[order], lead, (*heads, inner)),
+        "k": (layer.key, layer.key.index, (kv,), (spaces.head, inner)),
         "v": (layer.value, layer.value.index, (kv,), (spaces.head, spaces.value_output)),
     }
     for letter, (projection, rows, shape, axes) in members.items():
@@ -77,7 +79,7 @@ def _projection_roles(
     linear = projection.linear
     shape = (*lead, rows.shape[-1])
     picked = _or_all(rows.reshape(-1), linear.out_width)
-    weight = linear.weight.picked(picked).shaped((*shape, linear.in_width))
+    weight = linear.weight.picked(picked).shaped((*shape, linear.weight.shape[1]))
     yield Role(
         f"{name}.weight",
         "attention",
@@ -106,6 +108,9 @@ def _output_roles(
     axes: RoleAxes,
 ) -> Iterable[Role]:
     linear, index = projection.linear, projection.index
+    if linear.groups > 1:
+        yield from linear_roles(table, linear, name, "attention")
+        return
     columns = _or_all(index[order].reshape(-1), linear.in_width)
     shape = (linear.out_width, *lead, index.shape[-1])
     out = table.given(linear)
@@ -119,6 +124,10 @@ def _output_roles(
         linear.input,
         linear.output,
     )
+    rest = np.setdiff1d(np.arange(linear.in_width), index)
+    if rest.size:  # what another mixer of tokens brings (ConvBERT) keeps its order
+        view = linear.weight.picked(None, rest).shaped((linear.out_width, rest.size))
+        yield Role(f"{name}.rest.weight", "attention", view, (out, None), linear.node.index)
     if linear.bias is not None:
         yield Role(f"{name}.bias", "attention", linear.bias, (out,), linear.node.index)
 
@@ -136,7 +145,7 @@ def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
         parts.append(("gate", mlp.gate, mlp.gate_index))
     for letter, linear, rows in parts:
         picked = _or_all(rows, linear.out_width)
-        weight = linear.weight.picked(picked).shaped((len(rows), linear.in_width))
+        weight = linear.weight.picked(picked).shaped((len(rows), linear.weight.shape[1]))
         yield Role(
             f"{prefix}.{letter}.weight",
             "mlp",
@@ -155,23 +164,36 @@ def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
 def linear_roles(
     table: SpaceTable, linear: Linear, name: str, kind: str, inside: str | None = None
 ) -> Iterable[Role]:
-    """Yield weight (out, in) and bias of a plain linear map."""
-    if linear.node.op_type == "Conv":
-        out = table.given(linear)
-        reads = (inside or table.read(linear)) if linear.pointwise else None
-    else:
-        out, reads = table.given(linear), inside or table.read(linear)
-    yield Role(
-        f"{name}.weight",
-        kind,
-        linear.weight,
-        (out, reads),
-        linear.node.index,
-        linear.input,
-        linear.output,
-    )
-    if linear.bias is not None:
-        yield Role(f"{name}.bias", kind, linear.bias, (out,), linear.node.index)
+    """Yield weight (out, in) and bias of a plain linear map, part by part where it has several."""
+    order = linear.node.index
+    outputs = table.parts(linear.output, linear.gives, linear.out_width)
+    inputs = [(inside, linear.weight.shape[1])]
+    if inside is None and linear.pointwise and linear.groups == 1:
+        inputs = table.parts(linear.input, linear.reads, linear.in_width)
+    several = len(outputs) > 1 or len(inputs) > 1
+    number, top = 0, 0
+    for out, height in outputs:
+        rows = np.arange(top, top + height)
+        left = 0
+        for reads, width in inputs:
+            stem = f"{name}.{number}" if several else name
+            columns = np.arange(left, left + width)
+            picked = _or_all(rows, linear.out_width), _or_all(columns, linear.weight.shape[1])
+            view = linear.weight.picked(*picked).shaped((height, width)) if several else None
+            yield Role(
+                f"{stem}.weight",
+                kind,
+                view or linear.weight,
+                (out, reads),
+                order,
+                linear.input,
+                linear.output,
+            )
+            if linear.bias is not None and left == 0:
+                bias = linear.bias.picked(picked[0]).shaped((height,)) if several else None
+                yield Role(f"{stem}.bias", kind, bias or linear.bias, (out,), order)
+            number, left = number + 1, left + width
+        top += height
 
 
 def norm_roles(

@@ -58,12 +58,29 @@ class SpaceTable:
         return self.name(axes[-1]) if axes else None
 
     def read(self, linear: Linear) -> str | None:
-        """Return the space of a linear map's input channels."""
-        return self._one(linear.input, linear.reads)
+        """Return the space of a linear map's input channels; grouped ones have none as a whole."""
+        return self._one(linear.input, linear.reads) if linear.groups == 1 else None
 
     def given(self, linear: Linear) -> str | None:
         """Return the space of a linear map's output channels."""
         return self._one(linear.output, linear.gives)
+
+    def parts(
+        self, value: str, channels: tuple[int, ...], width: int
+    ) -> list[tuple[str | None, int]]:
+        """Return space and width of every part of a value's channels; one part, mostly.
+
+        A map may give several things at once: DeepSeek-V2 makes a latent, whose units are free,
+        beside keys that turn with the position.
+        """
+        axes = self.symmetry.values.get(value)
+        axis = axes[channels[0]] if axes and len(channels) == 1 else None
+        if axis is None or not isinstance(axis.form, Sum):
+            return [(self.name(axis), width)]
+        cells = flat_parts(axis.form)
+        if not any(isinstance(cell.form, Leaf) and cell.length > 1 for cell in cells):
+            return [(None, width)]
+        return [(self.name(cell), cell.length) for cell in cells]
 
     def _one(self, value: str, channels: tuple[int, ...]) -> str | None:
         axes = self.symmetry.values.get(value)

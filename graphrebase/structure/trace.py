@@ -40,6 +40,11 @@ _POINTWISE = {
 #: Operators of which only the first operand carries the channels on.
 _FIRST = {"Div", "LayerNormalization", "RMSNormalization", "RotaryEmbedding", "Clip"}
 
+#: Operators between the heads and their output projection that read them as first operand.
+_ONWARDS = _STRUCTURAL | {
+    *("Cast", "Div", "Dropout", "LayerNormalization", "RMSNormalization", "Sub"),
+}
+
 #: Longest chain of nodes followed.
 _LIMIT = 40
 
@@ -114,15 +119,24 @@ class Tracer:
         return _after(source, np.broadcast_to(source.table, shape))
 
     def _joined(self, node: Node, value: str, depth: int) -> Traced | None:
-        """Join parts of one linear map (partial rotary) and what comes from elsewhere (a cache)."""
+        """Join parts of one linear map (partial rotary) and what comes from elsewhere (a cache).
+
+        Inside a head, parts of another linear map come from elsewhere too: a key of DeepSeek-V2 is
+        one part per head and one that turns with the position, which all heads share.
+        """
         sources = [self.trace(name, depth) for name in node.inputs]
         traced = [s for s in sources if s is not None]
         sizes = [self._size(name) for name in node.inputs]
-        if not traced or any(s.linear is not traced[0].linear for s in traced) or None in sizes:
+        if not traced or None in sizes:
+            return None
+        main = max(traced, key=lambda s: np.unique(s.table).size)
+        own = [s is not None and s.linear is main.linear for s in sources]
+        inside = node.attributes["axis"] in (-1, main.table.ndim - 1)
+        if not inside and any(s is not None and not o for s, o in zip(sources, own, strict=True)):
             return None
         tables = [
-            np.full(size, ELSEWHERE) if source is None else source.table  # type: ignore[arg-type]
-            for source, size in zip(sources, sizes, strict=True)
+            source.table if source is not None and mine else np.full(size or (), ELSEWHERE)
+            for source, mine, size in zip(sources, own, sizes, strict=True)
         ]
         try:
             joined = np.concatenate(tables, node.attributes["axis"])
@@ -130,7 +144,7 @@ class Tracer:
             return None
         if joined.shape != self._size(value):
             return None
-        return Traced(traced[0].linear, joined, 1 + max(s.steps for s in traced))
+        return Traced(main.linear, joined, 1 + max(s.steps for s in traced))
 
     def _size(self, value: str) -> tuple[int, ...] | None:
         shape = self.shapes.shape(value)
@@ -144,7 +158,10 @@ def _after(source: Traced, table: np.ndarray) -> Traced:
 def target_of(
     graph: Graph, value: str, readers: Mapping[str, Linear]
 ) -> tuple[Linear, list[tuple[Node, str, str]]] | None:
-    """Return the nearest linear map that reads a value and the steps from the value to it."""
+    """Return the nearest linear map that reads a value and the steps from the value to it.
+
+    On the way may stand a norm (BitNet), a gate, and other channels beside these (ConvBERT).
+    """
     queue: list[tuple[str, list[tuple[Node, str, str]]]] = [(value, [])]
     seen = {value}
     while queue:
@@ -155,12 +172,24 @@ def target_of(
             continue
         for slot in graph.users(name):
             node = slot.node
-            if slot.position == 0 and node.op_type in _STRUCTURAL | {"Cast", "Dropout", "Mul"}:
+            if _carries_on(graph, node, slot.position):
                 given = node.outputs[0]
                 if given not in seen:
                     seen.add(given)
                     queue.append((given, [*steps, (node, name, given)]))
     return None
+
+
+def _carries_on(graph: Graph, node: Node, position: int) -> bool:
+    """Tell whether a node hands the channels of an operand on to what reads them.
+
+    A sum with something computed is a residual connection: what follows is another block.
+    """
+    if node.op_type == "Add":
+        return graph.is_constant(node.inputs[1 - position])
+    if node.op_type in ("Concat", "Mul"):
+        return True
+    return position == 0 and node.op_type in _ONWARDS
 
 
 def send(
@@ -170,12 +199,17 @@ def send(
     steps: Sequence[tuple[Node, str, str]],
 ) -> np.ndarray | None:
     """Return an index array after the steps, under the first shape probe; None if it gets lost."""
-    for node, _, given in steps:
+    for node, source, given in steps:
         shape = shapes.shape(given)
         if shape is None:
             return None
         size = tuple(d[0] for d in shape)
-        if node.op_type in _STRUCTURAL - {"Expand", "Tile"}:
+        if node.op_type == "Concat":
+            widened = _among_others(node, shapes, source, indices)
+            if widened is None or widened.shape != size:
+                return None
+            indices = widened
+        elif node.op_type in _STRUCTURAL - {"Expand", "Tile"}:
             moved = move_indices(graph, shapes, node, given, indices)
             if moved is None:
                 return None
@@ -187,6 +221,23 @@ def send(
         else:
             indices = np.broadcast_to(indices, size)
     return indices
+
+
+def _among_others(
+    node: Node, shapes: ShapeTable, source: str, indices: np.ndarray
+) -> np.ndarray | None:
+    """Return an index array after a Concat; what the other operands bring comes from elsewhere."""
+    given = [shapes.shape(name) for name in node.inputs]
+    parts = [
+        indices if name == source else np.full([d[0] for d in shape or ()], ELSEWHERE)
+        for name, shape in zip(node.inputs, given, strict=True)
+    ]
+    if None in given or node.inputs.count(source) != 1:
+        return None
+    try:
+        return np.concatenate(parts, node.attributes["axis"])
+    except ValueError:  # declared sizes that do not fit together
+        return None
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

@@ -10,6 +10,7 @@ from graphrebase.symmetry.rules import (
     layout,
     normalization,
     quantization,
+    scatter,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "layout",
     "normalization",
     "quantization",
+    "scatter",
 ]

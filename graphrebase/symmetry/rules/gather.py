@@ -120,16 +120,3 @@ def gather_elements(context: Context) -> list[Axes]:
     kept: list[Axis | None] = [None if i == axis else a for i, a in enumerate(data)]
     context.meet([*indices, data[axis]], [*kept, data[axis]])
     return [list(indices)]
-
-
-@rule("ScatterND")
-def scatter_nd(context: Context) -> list[Axes]:
-    """Write rows at index tuples; the trailing axes of data and updates stay."""
-    data, indices, updates = (context.axes(i) for i in range(3))
-    if not is_static(indices[-1].size):
-        raise CannotFollow("ScatterND with a dynamic index length")
-    depth = indices[-1].length
-    for axis in (*data[:depth], *indices, *updates[: len(indices) - 1]):
-        context.solver.freeze(axis, "rows are written by index")
-    joint = context.broadcast([data[depth:], updates[len(indices) - 1 :]])
-    return [[*data[:depth], *joint]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -32,21 +33,47 @@ def reshape(context: Context) -> list[Axes]:
 
 
 def regroup(context: Context, axes: Sequence[Axis], dims: Sequence[Dim]) -> Axes:
-    """Return the axes of a tensor reshaped to ``dims``."""
-    solver = context.solver
-    flat = [f for axis in axes for f in solver.factors(axis) if f.size != UNIT]
+    """Return the axes of a tensor reshaped to ``dims``.
+
+    Wherever as many elements lie before a factor as before a dimension, what follows is regrouped
+    by itself: (B, h, i, j) read as (B, h, j, i) mixes positions (XLNet's shift), no heads.
+    """
+    flat = [f for axis in axes for f in context.solver.factors(axis) if f.size != UNIT]
     wanted = [d for d in dims if d != UNIT]
+    result: Axes = []
+    for count, grouped in _blocks([f.size for f in flat], wanted):
+        result += _regrouped(context, flat[:count], wanted[:grouped])
+        flat, wanted = flat[count:], wanted[grouped:]
+    left = iter(result)
+    return [frozen(UNIT, "size 1") if d == UNIT else next(left) for d in dims]
+
+
+def _blocks(sizes: Sequence[Dim], wanted: Sequence[Dim]) -> list[tuple[int, int]]:
+    """Return how many factors, and how many dimensions, make up each block of a Reshape."""
+    before, after = _bounds_of(sizes), _bounds_of(wanted)
+    if not before or before[-1:] != after[-1:] or any(0 in d for d in (*sizes, *wanted)):
+        return [(len(sizes), len(wanted))]
+    shared = [(before.index(n) + 1, after.index(n) + 1) for n in before if n in after]
+    starts = [(0, 0), *shared[:-1]]
+    return [(a - c, b - d) for (a, b), (c, d) in zip(shared, starts, strict=True)]
+
+
+def _bounds_of(sizes: Sequence[Dim]) -> list[Dim]:
+    """Return the product of all sizes up to each one."""
+    return list(itertools.accumulate(sizes, lambda a, b: (a[0] * b[0], a[1] * b[1])))
+
+
+def _regrouped(context: Context, flat: Sequence[Axis], wanted: Sequence[Dim]) -> Axes:
+    """Return the axes of the sizes ``wanted``, none of them 1, made of all the factors."""
+    solver = context.solver
     sizes = common_refinement([f.size for f in flat], wanted)
     if sizes is None:
-        for axis in axes:
-            solver.freeze(axis, "regrouped by Reshape across its factors")
-        return [frozen(d, "regrouped by Reshape across its factors") for d in dims]
+        for factor in flat:
+            solver.freeze(factor, "regrouped by Reshape across its factors")
+        return [frozen(d, "regrouped by Reshape across its factors") for d in wanted]
     fine = solver.refine(flat, sizes)
     result: Axes = []
-    for dim in dims:
-        if dim == UNIT:
-            result.append(frozen(UNIT, "size 1"))
-            continue
+    for dim in wanted:
         group: list[Axis] = []
         reached = UNIT
         while reached != dim:
@@ -126,8 +153,11 @@ def tile(context: Context) -> list[Axes]:
 def concat(context: Context) -> list[Axes]:
     """Join one axis, unify the others."""
     operands = [context.axes(i) for i in range(len(context.node.inputs))]
-    rank = len(operands[0])
-    axis = context.node.attributes["axis"] % rank
+    return [join(context, operands, context.node.attributes["axis"] % len(operands[0]))]
+
+
+def join(context: Context, operands: Sequence[Axes], axis: int) -> Axes:
+    """Return the axes of tensors that are concatenated along one axis."""
     joint = context.broadcast([[a for i, a in enumerate(o) if i != axis] for o in operands])
     parts = [o[axis] for o in operands if o[axis].size != (0, 0)] or [operands[0][axis]]
     joined = concatenation(parts)
@@ -136,7 +166,7 @@ def concat(context: Context) -> list[Axes]:
         joined = frozen(joined.size, reasons[0])
     joint.insert(axis, joined)
     context.meet(joint, *([*o[:axis], joined, *o[axis + 1 :]] for o in operands))
-    return [joint]
+    return joint
 
 
 @rule("Split")

@@ -1,0 +1,153 @@
+"""Attention that is not four plain matrices on a stream is named by its core all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from graph_models import ints, save, weight
+from onnx import NodeProto, helper
+
+from graphrebase.io import read_model
+from graphrebase.structure import Structure, find_structure, summary
+
+node = helper.make_node
+WIDTH, HEADS, INNER = 8, 2, 4
+Parts = tuple[list[NodeProto], dict[str, np.ndarray]]
+
+
+def heads(name: str, source: str, inner: int = INNER, width: int = WIDTH, seed: int = 0) -> Parts:
+    """Return a projection to (B, 2, S, inner)."""
+    nodes = [
+        node("MatMul", [source, f"w{name}"], [f"{name}_flat"]),
+        node("Reshape", [f"{name}_flat", f"{name}_shape"], [f"{name}_grid"]),
+        node("Transpose", [f"{name}_grid"], [name], perm=[0, 2, 1, 3]),
+    ]
+    shape = ints(0, 0, HEADS, inner)
+    return nodes, {f"w{name}": weight(width, HEADS * inner, seed=seed), f"{name}_shape": shape}
+
+
+def core(key: str = "k", *, scores: str = "scores") -> list[NodeProto]:
+    """Return attention with q, a key and v, up to (B, S, 8)."""
+    return [
+        node("Transpose", [key], ["kt"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["q", "kt"], ["scores"]),
+        node("Softmax", [scores], ["weights"], axis=-1),
+        node("MatMul", ["weights", "v"], ["mixed"]),
+        node("Transpose", ["mixed"], ["turned"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["turned", "flat"], ["joined"]),
+    ]
+
+
+def found(
+    folder: Path, parts: list[Parts], nodes: list[NodeProto], more: Mapping[str, np.ndarray]
+) -> Structure:
+    weights: dict[str, np.ndarray] = {"flat": ints(0, 0, WIDTH), **more}
+    before: list[NodeProto] = []
+    for made, constants in parts:
+        before += made
+        weights |= constants
+    path = save(folder, [*before, *nodes], {"x": ["B", "S", WIDTH]}, ["y"], weights)
+    return find_structure(read_model(path), free=())
+
+
+def ends(read: str = "joined", skip: str = "x") -> list[NodeProto]:
+    return [node("MatMul", [read, "wo"], ["branch"]), node("Add", [skip, "branch"], ["y"])]
+
+
+def plain() -> list[Parts]:
+    return [heads(name, "x", seed=i) for i, name in enumerate("qkv")]
+
+
+def attention(structure: Structure) -> dict[str, Any]:
+    (block,) = [b for b in summary(structure)["blocks"] if b["kind"] == "attention"]
+    assert block["residual"]
+    return {k: block[k] for k in ("heads", "kv_heads", "head_dim", "value_dim", "hidden")}
+
+
+def nominal(head_dim: int = INNER, hidden: int = WIDTH) -> dict[str, int]:
+    sizes = {"heads": HEADS, "kv_heads": HEADS, "head_dim": head_dim}
+    return {**sizes, "value_dim": INNER, "hidden": hidden}
+
+
+def test_keys_with_a_part_that_all_heads_share(tmp_path: Path) -> None:
+    """As DeepSeek-V2: a latent of 3 beside 2 more, keys of 4 from the one, of 2 from the other."""
+    parts = [heads("q", "x", 6), heads("own", "latent", width=3), heads("v", "latent", width=3)]
+    down = [
+        node("MatMul", ["x", "wdown"], ["down"]),
+        node("Split", ["down", "sizes"], ["latent", "turning"], axis=-1),
+    ]
+    shared = [
+        node("Unsqueeze", ["turning", "one"], ["lifted"]),
+        node("Expand", ["lifted", "repeats"], ["repeated"]),
+        node("Concat", ["own", "repeated"], ["k"], axis=-1),
+    ]
+    more = {"wdown": weight(WIDTH, 5, seed=5), "sizes": ints(3, 2), "one": ints(1)}
+    more |= {"repeats": ints(1, HEADS, 1, 1), "wo": weight(8, 8, seed=6)}
+    structure = found(tmp_path, [(down, {}), *parts], [*shared, *core(), *ends()], more)
+    assert attention(structure) == nominal(head_dim=6)
+    roles = structure.roles
+    assert roles["block.0.attention.k.weight"].view.shape == (HEADS, INNER, 3)
+    # The latent is a space: what makes it and what reads it agree.
+    made = roles["inner.linear.0.0.weight"]
+    assert made.axes[0] is not None and made.axes[0] == roles["block.0.attention.v.weight"].axes[2]
+    assert np.array_equal(structure.read(made.name), weight(WIDTH, 5, seed=5).T[:3])
+    assert roles["inner.linear.0.1.weight"].view.shape == (2, WIDTH)
+
+
+def test_a_norm_before_the_output_projection(tmp_path: Path) -> None:
+    """As BitNet."""
+    norm = node("LayerNormalization", ["joined", "gain"], ["normed"])
+    more = {"gain": weight(8, seed=7), "wo": weight(8, 8, seed=6)}
+    structure = found(tmp_path, plain(), [*core(), norm, *ends("normed")], more)
+    assert attention(structure) == nominal()
+
+
+def test_other_channels_beside_the_heads(tmp_path: Path) -> None:
+    """As ConvBERT: the output projection reads them too, and all its columns have a role."""
+    beside = [
+        node("MatMul", ["x", "wother"], ["other"]),
+        node("Concat", ["other", "joined"], ["both"], axis=-1),
+    ]
+    more = {"wother": weight(WIDTH, 3, seed=7), "wo": weight(11, 8, seed=6)}
+    structure = found(tmp_path, plain(), [*beside, *core(), *ends("both")], more)
+    assert attention(structure) == nominal()
+    read = structure.read("block.0.attention.o.weight")
+    assert np.array_equal(read.reshape(8, 8), weight(11, 8, seed=6)[3:].T)
+    rest = structure.read("block.0.attention.o.rest.weight")
+    assert np.array_equal(rest, weight(11, 8, seed=6)[:3].T)
+
+
+def test_scores_by_position_are_not_the_core(tmp_path: Path) -> None:
+    """As XLNet: q k^T + q r^T, where r depends on nothing that is given."""
+    by_position = [
+        node("MatMul", ["q", "r"], ["positions"]),
+        node("MatMul", ["q", "kt"], ["content"]),
+        node("Add", ["positions", "content"], ["both"]),
+    ]
+    rest = core(scores="both")
+    rest[1:2] = by_position
+    more = {"r": weight(1, HEADS, INNER, 1, seed=7), "wo": weight(8, 8, seed=6)}
+    assert attention(found(tmp_path, plain(), [*rest, *ends()], more)) == nominal()
+
+
+def test_a_skip_that_is_scaled_is_one(tmp_path: Path) -> None:
+    scaled = node("Mul", ["x", "scale"], ["passed"])
+    more = {"scale": np.array(0.5, np.float32), "wo": weight(8, 8, seed=6)}
+    nodes = [*core(), scaled, *ends(skip="passed")]
+    assert attention(found(tmp_path, plain(), nodes, more)) == nominal()
+
+
+def test_control_heads_that_are_added_to_the_stream_have_no_output_projection(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        *core(),
+        node("Add", ["x", "joined"], ["stream"]),
+        node("MatMul", ["stream", "wo"], ["y"]),
+    ]
+    structure = found(tmp_path, plain(), nodes, {"wo": weight(8, 8, seed=6)})
+    assert not structure.attention
+    assert any("output could not be followed" in m.reason for m in structure.near_misses)
