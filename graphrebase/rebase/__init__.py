@@ -1,10 +1,11 @@
 """Rebase: task vector, plan and the streamed result; and permutations of a single model."""
 
+from graphrebase.rebase.methods import align_models
 from graphrebase.rebase.plan import Entry, TaskVector, make_plan
-from graphrebase.rebase.prepare import Prepared, prepare
+from graphrebase.rebase.prepare import prepare
+from graphrebase.rebase.prepared import Prepared
 from graphrebase.rebase.run import Probes, Result, rebase
 from graphrebase.rebase.settings import METHODS, TEMPLATES, Settings
-from graphrebase.rebase.task import align_models
 
 __all__ = [
     "METHODS",

@@ -13,9 +13,9 @@ from graphrebase.align.body import FloatArray
 from graphrebase.align.folding import fold, unfold
 from graphrebase.align.head import Head, Readings, Refit, refit
 from graphrebase.graph import Graph
+from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove, FoldedMove
 from graphrebase.rebase.plan import CARRIED, Heads, replacements
-from graphrebase.rebase.runs import complete
 from graphrebase.rebase.trial import Candidate
 from graphrebase.runtime import exposed
 from graphrebase.runtime.batches import outputs

@@ -16,7 +16,8 @@ from graphrebase.progress import Progress, silent
 from graphrebase.rebase.control import HeadReport
 from graphrebase.rebase.given import samples
 from graphrebase.rebase.plan import Entry
-from graphrebase.rebase.prepare import Prepared, prepare
+from graphrebase.rebase.prepare import prepare
+from graphrebase.rebase.prepared import Prepared
 from graphrebase.rebase.settings import Settings
 from graphrebase.runtime.probes import SECONDS
 from graphrebase.runtime.verdict import Verdict

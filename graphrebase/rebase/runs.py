@@ -6,7 +6,6 @@ before it left, kept in a temporary folder.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,21 +16,21 @@ from numpy.typing import NDArray
 
 from graphrebase.align.activations import Role
 from graphrebase.align.body import Body, FloatArray
-from graphrebase.errors import InputError, MismatchError, VerificationError
-from graphrebase.rebase.ends import find_streams
-from graphrebase.runtime import Session, cast_inputs, exposed, synthetic_inputs
+from graphrebase.errors import InputError, MismatchError
+from graphrebase.rebase.feeds import (
+    BATCH,
+    Arrays,
+    affordable_batch,
+    complete,
+    fitting_inputs,
+    fixed_batch,
+    in_both_vocabularies,
+)
+from graphrebase.rebase.places import head_token, layer_places, place
+from graphrebase.runtime import Session, exposed
 from graphrebase.runtime.vocabulary import Vocabularies
-from graphrebase.structure import Mlp, Structure
-from graphrebase.structure.linear import Linear
-from graphrebase.structure.residual import Residual
-from graphrebase.structure.wiring import norm_facts, origin
+from graphrebase.structure import Structure
 
-Arrays = Mapping[str, np.ndarray]
-
-BATCH = 16
-"""Samples per run."""
-ELEMENTS = 1 << 20
-"""Elements of one residual stream per run, at most, where it does not become less than one."""
 OTHER_TOKENS = 0.1
 """Weight, in the last block, of tokens that a head which reads one token does not see."""
 
@@ -48,39 +47,6 @@ class Layout:
         """Return an array (samples, tokens) in the order of the rows."""
         ordered = per_token.T if self.sequence_first else per_token
         return np.asarray(ordered, np.float64).reshape(-1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a linear map stands that writes to a stream.
-
-    Attributes:
-        value: what it reads.
-        channels: axes of that value which number its channels.
-        columns: its channels in the order of its role; None for all of them as they come.
-        after: the stream after it.
-    """
-
-    value: str
-    channels: tuple[int, ...]
-    columns: np.ndarray | None
-    after: str
-
-    @classmethod
-    def of(
-        cls, linear: Linear, residual: Residual | None, columns: np.ndarray | None = None
-    ) -> _Place:
-        """Return the place of a map before a residual connection."""
-        after = residual.node.outputs[0] if residual else ""
-        return cls(linear.input, linear.reads, columns, after)
-
-    def rows(self, array: np.ndarray) -> FloatArray:
-        """Return what the map reads, (tokens, channels), in the order of its role."""
-        last = range(-len(self.channels), 0)
-        moved = np.moveaxis(array, self.channels, last)
-        width = math.prod(moved.shape[moved.ndim - len(self.channels) :])
-        rows = np.asarray(moved.reshape(-1, width), np.float64)
-        return rows if self.columns is None else rows[:, self.columns]
 
 
 class Runs:
@@ -120,25 +86,25 @@ class Runs:
             for role, x in self._mixtures.items()
         }
         target = self._sessions["target"]
-        self._layers = _layers(models["target"])
+        self._layers = layer_places(models["target"])
         self._vocabularies = vocabularies
         self._data: dict[bool, dict[Role, dict[str, np.ndarray]]] = {}
         self._known: dict[bool, np.ndarray | None] = {}
         for kept, arrays in ((False, probes), (True, keep or {})):
-            old, new, self._known[kept] = _in_both(arrays, vocabularies, new=kept)
+            old, new, self._known[kept] = in_both_vocabularies(arrays, vocabularies, new=kept)
             self._data[kept] = {
                 role: complete(session, new if role == "target" else old)
                 for role, session in self._sessions.items()
             }
         if not self._data[False]["target"]:
             raise InputError("there are no probes", hint="give at least one sample per input")
-        self._batch = _fixed_batch(target) or _affordable(
+        self._batch = fixed_batch(target) or affordable_batch(
             target, self._data[False]["target"], batch
         )
         self._layouts = {
             k: self._find_layout(body, k) for k, x in self._data.items() if x["target"]
         }
-        self._token = _head_token(models["finetuned"])
+        self._token = head_token(models["finetuned"])
         self._folder = tempfile.TemporaryDirectory(prefix="graphrebase-")
         solved = [(n, x) for n, t in enumerate(body.towers) for x in t.solved(attention=attention)]
         self._towers = {x.writer.stem: n for n, x in solved}
@@ -148,7 +114,7 @@ class Runs:
         """Yield the residual stream at every point, (tokens, D), per mini-batch."""
         session = self._sessions[model]
         for inputs, _ in self._batches(kept, model):
-            values = session.run(_fitting(session, inputs))
+            values = session.run(fitting_inputs(session, inputs))
             found = {name: _rows(array) for name, array in values.items()}
             yield {point: _mixed(found, parts) for point, parts in self._mixtures[model].items()}
 
@@ -167,7 +133,7 @@ class Runs:
         session = exposed(structure.model, wanted, weights, given=given)
         for number, (inputs, _) in enumerate(self._batches(kept)):
             feed = inputs | {v: np.load(self._file(p, number, kept)) for v, p in starts.items()}
-            found = session.run(_fitting(session, feed))
+            found = session.run(fitting_inputs(session, feed))
             for value, done in settled.items():
                 np.save(self._file(done, number, kept), found[value])
             yield place_of.rows(found[hidden]), _rows(found[after])
@@ -199,7 +165,7 @@ class Runs:
         session = Session(self._models[model].model.path)
         inputs, valid = next(self._batches(False, model))
         name = "logits" if "logits" in session.outputs else session.outputs[0]
-        found = session.run(_fitting(session, inputs), outputs=[name])[name]
+        found = session.run(fitting_inputs(session, inputs), outputs=[name])[name]
         if found.ndim < 2 or found.dtype.kind != "f":
             return None
         if self._vocabularies is not None and model != "target":
@@ -238,7 +204,7 @@ class Runs:
 
     @property
     def _partial(self) -> bool:
-        return _fixed_batch(self._sessions["target"]) is None
+        return fixed_batch(self._sessions["target"]) is None
 
     def _batches(
         self, kept: bool, model: Role = "target"
@@ -257,7 +223,7 @@ class Runs:
         shapes = {}
         for role, session in self._sessions.items():
             inputs, valid = next(self._batches(kept, role))
-            found = session.run(_fitting(session, inputs))
+            found = session.run(fitting_inputs(session, inputs))
             shapes[role] = found[next(iter(self._mixtures[role][point]))].shape
             if role == "target":
                 self._types = {name: array.dtype for name, array in found.items()}
@@ -270,25 +236,6 @@ class Runs:
         tokens = int(np.prod(shape[:-1])) // samples
         first = len(shape) == 3 and shape[0] != samples and shape[1] == samples
         return Layout(self._batch if valid == self._batch else samples, tokens, first)
-
-
-def _in_both(
-    arrays: Arrays, vocabularies: Vocabularies | None, *, new: bool
-) -> tuple[Arrays, Arrays, np.ndarray | None]:
-    """Return inputs in A's vocabulary and in B's, and which tokens both have.
-
-    Args:
-        arrays: the inputs.
-        vocabularies: of A and B; None if they are the same.
-        new: whether the inputs are in B's.
-    """
-    if vocabularies is None:
-        return arrays, arrays, None
-    if new:
-        old, known = vocabularies.to_old(arrays)
-        return old, arrays, known
-    other, known = vocabularies.to_new(arrays)
-    return arrays, other, known
 
 
 def _mixed(found: Mapping[str, FloatArray], parts: Mapping[str, float]) -> FloatArray:
@@ -304,115 +251,6 @@ def _mixed(found: Mapping[str, FloatArray], parts: Mapping[str, float]) -> Float
 
 def _rows(array: np.ndarray) -> FloatArray:
     return np.asarray(array.reshape(-1, array.shape[-1]), np.float64)
-
-
-def place(body: Body, structure: Structure) -> dict[str, dict[str, float]]:
-    """Return the values of a model, and their shares, that stand for every point of a body.
-
-    The points of a stream are spread evenly over depth: point q of n belongs to place q m / n of a
-    model with m, which lies between two of its points unless m = n.
-    """
-    found = {}
-    for tower, values in zip(body.towers, _stream_values(structure), strict=True):
-        places = np.arange(len(tower.points)) * (len(values) - 1) / (len(tower.points) - 1)
-        for point, at in zip(tower.points, places.tolist(), strict=True):
-            low, share = int(at + 1e-9), at - int(at + 1e-9)
-            parts = {values[low]: 1.0 - share}
-            if share > 1e-9:
-                parts[values[low + 1]] = share
-            found[point] = parts
-    return found
-
-
-def _stream_values(structure: Structure) -> list[list[str]]:
-    """Return the values of every residual point; before a norm, where norms are in the stream."""
-    inputs = {match.parts["output"]: match.parts["input"] for match in structure.norms}
-    found: list[list[str]] = []
-    for stream in find_streams(structure):
-        values: list[str] = []
-        for block in stream.blocks:
-            if block.residual is None:
-                raise MismatchError("a block has no residual connection")
-            if not values:
-                skip = block.residual.node.inputs[block.residual.skip]
-                values.append(inputs.get(skip, skip))
-            values.append(block.residual.node.outputs[0])
-        found.append(list(dict.fromkeys(values)))  # blocks in parallel share one
-    return found
-
-
-def _layers(structure: Structure) -> dict[str, _Place]:
-    """Return where the last map of every layer stands, by the stem of its roles."""
-    found = {}
-    mlps = [b for b in structure.blocks if isinstance(b, Mlp)]
-    for number, layer in enumerate(structure.attention):
-        order = np.argsort(layer.kv_of, kind="stable")
-        columns = layer.output.index[order].reshape(-1)
-        stem = f"block.{number}.attention.o"
-        found[stem] = _Place.of(layer.output.linear, layer.residual, columns)
-    for number, block in enumerate(mlps):
-        found[f"block.{number}.mlp.down"] = _Place.of(block.down, block.residual)
-    return found
-
-
-def _head_token(structure: Structure) -> int | None:
-    """Return the token that a pooled head reads, None where there is none or it is not fixed."""
-    norms = norm_facts(structure)
-    for name, role in structure.roles.items():
-        if role.kind == "head" and role.reads:
-            found = origin(structure.graph, norms, role.reads)
-            if found.token is not None:
-                return found.token
-            if not name.startswith("head.pooled"):
-                return None
-    return None
-
-
-def _fixed_batch(session: Session) -> int | None:
-    sizes = (spec.shape[0] for spec in session.inputs.values() if spec.shape)
-    return next((size for size in sizes if isinstance(size, int)), None)
-
-
-def _affordable(session: Session, data: Arrays, most: int) -> int:
-    """Return the samples of a run: fewer where a sample's streams are large."""
-    sample = {name: array[:1] for name, array in data.items()}
-    try:
-        streams = session.run(_fitting(session, sample))
-    except VerificationError:
-        return most  # an export with its batch baked in, undeclared
-    largest = max(array.size for array in streams.values())
-    return int(np.clip(ELEMENTS // largest, 1, most))
-
-
-def _fitting(session: Session, inputs: Arrays) -> dict[str, np.ndarray]:
-    return {name: inputs[name] for name in session.inputs if name in inputs}
-
-
-def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
-    """Return probes in the model's types, with masks, positions and token types filled in.
-
-    Raises:
-        InputError: the samples disagree, or an input that cannot be made up is missing.
-    """
-    if not arrays:
-        return {}
-    given = {n: a for n, a in cast_inputs(session, arrays).items() if n in session.inputs}
-    counts = {len(a) for a in given.values() if a.ndim}
-    if len(counts) != 1:
-        raise InputError(
-            f"the probes fit no input, or their samples disagree: {sorted(arrays)}",
-            hint=f"give one array per input: {', '.join(session.inputs)}",
-        )
-    samples = counts.pop()
-    lengths = [a.shape[1] for a in given.values() if a.ndim == 2]
-    missing = [name for name in session.inputs if name not in given]
-    if missing:
-        made = synthetic_inputs(session, batch=samples, length=max(lengths, default=1), seed=0)
-        odd = [n for n in missing if session.inputs[n].dtype.kind not in "iub" or n == "input_ids"]
-        if odd:
-            raise InputError(f"the probes lack the input '{odd[0]}'")
-        given |= {name: made[name] for name in missing}
-    return given
 
 
 def stored_weights(

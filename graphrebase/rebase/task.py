@@ -4,133 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from graphrebase.align import (
     Alignment,
-    AlignmentProblem,
     Details,
-    align,
     check_fits,
     check_models,
 )
-from graphrebase.align.alignment import OptionValue, identity_maps, is_matrix
-from graphrebase.align.anchored import find_anchored
+from graphrebase.align.alignment import identity_maps, is_matrix
 from graphrebase.errors import InputError, MismatchError, UsageError, VerificationError
-from graphrebase.io import read_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.fitting import ProbeSource, Probing, fit_models
 from graphrebase.rebase.folded import folded_move
 from graphrebase.rebase.graft import Holder
+from graphrebase.rebase.methods import (
+    Choice,
+    align_by,
+    choose,
+    is_permuted,
+    same_in_another_basis,
+    with_lineage,
+)
 from graphrebase.rebase.pairing import (
     Pairing,
     build_problem,
-    check_architecture,
-    check_family,
-    pair,
-    same_sizes,
     sizes,
 )
 from graphrebase.rebase.plan import TaskVector
-from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.settings import Settings
 from graphrebase.runtime.vocabulary import Vocabularies
-from graphrebase.structure import Structure, find_structure
-
-ROTATED_SCORE = 0.9
-"""Score of an orthogonal alignment from which B counts as A in another basis."""
-PERMUTED_MARGIN = 0.05
-"""What rotations must explain beyond permutations, to be taken in their place."""
-
-
-def align_models(base: Path, target: Path, settings: Settings) -> tuple[Alignment, str]:
-    """Align two models; returns the alignment and why its method was chosen.
-
-    Raises:
-        UsageError: the method needs a fine-tuned model.
-        InputError: a file cannot be read.
-        MismatchError: the models are not of one architecture.
-        VerificationError: a weight is not finite.
-    """
-    if settings.method == "fit":
-        raise UsageError(
-            "fit depends on the fine-tuned model", hint="use `rebase`, or --method anchored"
-        )
-    old, new = (
-        find_structure(read_model(path), residual=settings.residual) for path in (base, target)
-    )
-    if not same_sizes(old, new):
-        check_family(old, new, ("base", "target"))
-        raise MismatchError(
-            f"an alignment needs models of one size: the base has {sizes(old)}, "
-            f"the target {sizes(new)}",
-            where=f"{base} and {target}",
-            hint="use `rebase`, whose method fit maps one size to another",
-        )
-    check_architecture(old, new, ("base", "target"))
-    pairing = pair(old, new)
-    choice = _choose(build_problem(old, new, pairing), settings)
-    return _align(old, new, pairing, settings, choice), choice.why
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """A method, why it was chosen, and the lineage that the plain weights show."""
-
-    method: str
-    why: str
-    known: Details | None
-
-
-def _choose(problem: AlignmentProblem, settings: Settings) -> _Choice:
-    """Return the method asked for; under `auto`, naive for relatives and `anchored` otherwise."""
-    if settings.method not in ("auto", "anchored", "fit"):
-        return _Choice(settings.method, "asked for", None)
-    known = align(problem, method="naive", seed=settings.seed, device=settings.device).details
-    if settings.method != "auto" or known is None:
-        return _Choice(settings.method, "asked for", known)
-    cosine = f"(median cosine {known.identity_cosine:.2f} above chance)"
-    if known.lineage in ("identical", "same lineage"):
-        return _Choice("naive", f"base and target are of {known.lineage} weights {cosine}", known)
-    return _Choice("anchored", f"base and target share no lineage {cosine}", known)
-
-
-def _align(
-    base: Structure, target: Structure, pairing: Pairing, settings: Settings, choice: _Choice
-) -> Alignment:
-    hashes = base.model.sha256(), target.model.sha256()
-    if choice.method == "anchored":
-        body = build_body(base, target, residual=settings.residual)
-        maps, details = find_anchored(body, Reader(base), Reader(target))
-        rounds: dict[str, OptionValue] = {"rounds": details.sweeps, "residual": settings.residual}
-        details = _with_lineage(details, choice.known)
-        return Alignment(maps, "anchored", rounds, *hashes, details)
-    found = align(
-        build_problem(base, target, pairing),
-        method=choice.method,
-        intra=settings.intra,
-        seed=settings.seed,
-        device=settings.device,
-        sha256_a=hashes[0],
-        sha256_b=hashes[1],
-    )
-    return replace(found, options={**found.options, "residual": settings.residual})
-
-
-def _with_lineage(details: Details, known: Details | None) -> Details:
-    """Return details with the lineage that the plain weights show."""
-    if known is None:
-        return details
-    verdict = known.lineage
-    if verdict == "independent" and details.score >= ROTATED_SCORE:
-        verdict = "permuted"
-    return replace(
-        details,
-        lineage=verdict,
-        identity_cosine=known.identity_cosine,
-        identity_z=known.identity_z,
-    )
+from graphrebase.structure import Structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,41 +93,58 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
         UsageError: the method cannot be used with these options.
         InputError: probes do not fit the models.
     """
-    base, target = case.structures["base"], case.structures["target"]
-    settings = case.settings
     if case.names is not None:
         return _fit_resized(case, stored)
     if stored is not None:
         check_models(stored, case.hashes["base"], case.hashes["target"])
         return Task(stored, "an alignment file was given", _task_vector(case, stored))
     case.progress("comparing weights", 0, 0)
-    choice = _choose(build_problem(base, target, case.pairing), settings)
+    base, target = case.structures["base"], case.structures["target"]
+    choice = choose(build_problem(base, target, case.pairing), case.settings)
     if choice.method == "fit":
         return _fit_on_probes(case, choice)
-    if settings.method == "auto" and choice.method == "anchored":
-        try:
-            choice = _fit_if_it_runs(case, choice)
-            if choice.method == "fit":
-                task = _fit_on_probes(case, choice)
-                if not _is_permuted(task.alignment):
-                    return task
-                choice = replace(choice, method="anchored")
-        except (UsageError, InputError, MismatchError, VerificationError) as error:
-            if settings.probes is not None or settings.keep_data is not None:
-                raise
-            why = f"{choice.why}; fit was not possible: {error.message}"
-            choice = replace(choice, method="anchored", why=why)
+    if case.settings.method == "auto" and choice.method == "anchored":
+        found = _fit_if_possible(case, choice)
+        if isinstance(found, Task):
+            return found
+        choice = found
+    return _aligned(case, choice)
+
+
+def _fit_if_possible(case: Case, choice: Choice) -> Task | Choice:
+    """Return a fit, or why there is none; permutations explain B better where it is A permuted.
+
+    Probes that the user gave must be of use: what is wrong with them is told.
+    """
+    try:
+        choice = _fit_if_it_runs(case, choice)
+        if choice.method == "fit":
+            task = _fit_on_probes(case, choice)
+            if not is_permuted(task.alignment):
+                return task
+    except (UsageError, InputError, MismatchError, VerificationError) as error:
+        if case.settings.probes is not None or case.settings.keep_data is not None:
+            raise
+        choice = replace(choice, why=f"{choice.why}; fit was not possible: {error.message}")
+    return replace(choice, method="anchored")
+
+
+def _aligned(case: Case, choice: Choice) -> Task:
+    """Return the task vector by an alignment of weights; `auto` has a second method to fall to."""
+    base, target = case.structures["base"], case.structures["target"]
+    settings, auto = case.settings, case.settings.method == "auto"
     case.progress(f"aligning ({choice.method})", 0, 0)
     try:
-        found, why = _align(base, target, case.pairing, settings, choice), choice.why
+        found = align_by(base, target, case.pairing, settings, choice)
     except MismatchError as error:
-        if settings.method != "auto" or choice.method != "anchored":
+        if not auto or choice.method != "anchored":
             raise
         why = f"{choice.why}; anchored was not possible: {error.message}"
         choice = replace(choice, method="transfusion", why=why)
-        found = _align(base, target, case.pairing, settings, choice)
-    if settings.method == "auto" and _is_permuted(found):
-        found, why = _same_in_another_basis(base, target, case.pairing, settings, found)
+        found = align_by(base, target, case.pairing, settings, choice)
+    why = choice.why
+    if auto and is_permuted(found):
+        found, why = same_in_another_basis(base, target, case.pairing, settings, found)
     return Task(found, why, _task_vector(case, found), choice.known)
 
 
@@ -245,12 +166,7 @@ def _fit_resized(case: Case, stored: Alignment | None) -> Task:
             hint="give unlabelled inputs with --probes",
         )
     why = "asked for" if method == "fit" else "base and target differ in size"
-    return _fit_on_probes(case, _Choice("fit", why, None))
-
-
-def _is_permuted(found: Alignment) -> bool:
-    """Return whether B is A in another basis."""
-    return found.details is not None and found.details.lineage == "permuted"
+    return _fit_on_probes(case, Choice("fit", why, None))
 
 
 def naive_task(case: Case) -> Task | None:
@@ -268,22 +184,10 @@ def naive_task(case: Case) -> Task | None:
 
 def fitted_again(case: Case, task: Task, probing: Probing) -> Task:
     """Return a fit on other probes."""
-    return _fit(case, _Choice("fit", task.why, task.known), probing)
+    return _fit(case, Choice("fit", task.why, task.known), probing)
 
 
-def _same_in_another_basis(
-    base: Structure, target: Structure, pairing: Pairing, settings: Settings, rotated: Alignment
-) -> tuple[Alignment, str]:
-    """Return permutations where they explain B as well as rotations do: they are exact."""
-    choice = _Choice("transfusion", "target is the base in another order", None)
-    permuted = _align(base, target, pairing, settings, choice)
-    scores = [found.details.score if found.details else 0.0 for found in (permuted, rotated)]
-    if scores[0] >= scores[1] - PERMUTED_MARGIN:
-        return permuted, choice.why
-    return rotated, "target is the base in another basis"
-
-
-def _fit_if_it_runs(case: Case, choice: _Choice) -> _Choice:
+def _fit_if_it_runs(case: Case, choice: Choice) -> Choice:
     """Return the choice of `fit`, if there are probes for it or probes worth making."""
     if case.settings.residual == "shared":
         return replace(choice, why=f"{choice.why}; fit needs a map per residual point")
@@ -315,7 +219,7 @@ def _task_vector(case: Case, found: Alignment) -> TaskVector:
     )
 
 
-def _fit_on_probes(case: Case, choice: _Choice) -> Task:
+def _fit_on_probes(case: Case, choice: Choice) -> Task:
     """Return a fit; probes, which take long to make, only for models that can be fitted."""
     base, target = case.structures["base"], case.structures["target"]
     one, other = (base, target) if case.names is None else (target, base)
@@ -323,7 +227,7 @@ def _fit_on_probes(case: Case, choice: _Choice) -> Task:
     return _fit(case, choice, case.probes.get())
 
 
-def _fit(case: Case, choice: _Choice, probing: Probing) -> Task:
+def _fit(case: Case, choice: Choice, probing: Probing) -> Task:
     """Return the alignment of a fit, and what it solved for as a task vector."""
     if case.settings.residual == "shared":
         raise UsageError("fit needs a map per residual point", hint="use --residual per-point")
@@ -335,7 +239,7 @@ def _fit(case: Case, choice: _Choice, probing: Probing) -> Task:
         {"rounds": details.sweeps, "residual": "per-point"},
         structures["base"].model.sha256(),
         structures["target"].model.sha256(),
-        _with_lineage(details, choice.known),
+        with_lineage(details, choice.known),
     )
     spaces = {n: s for n, s in move.folded.body.spaces.items() if n in found.maps}
     axes = case.pairing.axes.items()

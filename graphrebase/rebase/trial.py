@@ -12,9 +12,9 @@ import numpy as np
 
 from graphrebase.io import write_model
 from graphrebase.progress import Progress, silent
+from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
-from graphrebase.rebase.runs import complete
 from graphrebase.runtime import Session
 from graphrebase.runtime.verdict import Goal, Tally, measure
 from graphrebase.runtime.vocabulary import Vocabularies

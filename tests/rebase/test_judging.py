@@ -81,7 +81,7 @@ def test_too_few_probes_are_not_judged_but_all_used(strangers: Models) -> None:
 def test_auto_keeps_what_the_evidence_prefers(
     shift: float, method: str, strangers: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = sys.modules["graphrebase.rebase.prepare"]
+    room = sys.modules["graphrebase.rebase.judging"]
     plain = room.judge  # type: ignore[attr-defined]
 
     def biased(candidates: Mapping[str, Candidate], *rest: Any, **options: Any) -> Any:
@@ -100,7 +100,7 @@ def test_auto_keeps_what_the_evidence_prefers(
 
 
 def test_a_large_model_is_fitted_once(strangers: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["graphrebase.rebase.prepare"], "CHEAP", 1.0)
+    monkeypatch.setattr(sys.modules["graphrebase.rebase.judging"], "CHEAP", 1.0)
     result = rebase(*strangers, None, settings(strangers, method="fit"))
     assert result.probes is not None
     assert (result.probes.task, result.probes.held_out, result.probes.refitted) == (32, 16, False)

@@ -17,7 +17,7 @@ from graphrebase.io import read_model, structure_difference
 from graphrebase.rebase import Settings, align_models, rebase
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.ends import find_counterparts
-from graphrebase.rebase.runs import place
+from graphrebase.rebase.places import place
 from graphrebase.runtime import Session
 from graphrebase.structure import find_structure
 

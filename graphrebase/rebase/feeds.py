@@ -1,0 +1,89 @@
+"""Probes made ready to be fed: in both vocabularies, completed, in batches that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from graphrebase.errors import InputError, VerificationError
+from graphrebase.runtime import Session, cast_inputs, synthetic_inputs
+from graphrebase.runtime.vocabulary import Vocabularies
+
+Arrays = Mapping[str, np.ndarray]
+
+
+BATCH = 16
+"""Samples per run."""
+
+
+ELEMENTS = 1 << 20
+"""Elements of one residual stream per run, at most, where it does not become less than one."""
+
+
+def in_both_vocabularies(
+    arrays: Arrays, vocabularies: Vocabularies | None, *, new: bool
+) -> tuple[Arrays, Arrays, np.ndarray | None]:
+    """Return inputs in A's vocabulary and in B's, and which tokens both have.
+
+    Args:
+        arrays: the inputs.
+        vocabularies: of A and B; None if they are the same.
+        new: whether the inputs are in B's.
+    """
+    if vocabularies is None:
+        return arrays, arrays, None
+    if new:
+        old, known = vocabularies.to_old(arrays)
+        return old, arrays, known
+    other, known = vocabularies.to_new(arrays)
+    return arrays, other, known
+
+
+def fixed_batch(session: Session) -> int | None:
+    """Return the batch that an export has baked in, None where it is free."""
+    sizes = (spec.shape[0] for spec in session.inputs.values() if spec.shape)
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def affordable_batch(session: Session, data: Arrays, most: int) -> int:
+    """Return the samples of a run: fewer where a sample's streams are large."""
+    sample = {name: array[:1] for name, array in data.items()}
+    try:
+        streams = session.run(fitting_inputs(session, sample))
+    except VerificationError:
+        return most  # an export with its batch baked in, undeclared
+    largest = max(array.size for array in streams.values())
+    return int(np.clip(ELEMENTS // largest, 1, most))
+
+
+def fitting_inputs(session: Session, inputs: Arrays) -> dict[str, np.ndarray]:
+    """Return those of the inputs that a session takes."""
+    return {name: inputs[name] for name in session.inputs if name in inputs}
+
+
+def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Return probes in the model's types, with masks, positions and token types filled in.
+
+    Raises:
+        InputError: the samples disagree, or an input that cannot be made up is missing.
+    """
+    if not arrays:
+        return {}
+    given = {n: a for n, a in cast_inputs(session, arrays).items() if n in session.inputs}
+    counts = {len(a) for a in given.values() if a.ndim}
+    if len(counts) != 1:
+        raise InputError(
+            f"the probes fit no input, or their samples disagree: {sorted(arrays)}",
+            hint=f"give one array per input: {', '.join(session.inputs)}",
+        )
+    samples = counts.pop()
+    lengths = [a.shape[1] for a in given.values() if a.ndim == 2]
+    missing = [name for name in session.inputs if name not in given]
+    if missing:
+        made = synthetic_inputs(session, batch=samples, length=max(lengths, default=1), seed=0)
+        odd = [n for n in missing if session.inputs[n].dtype.kind not in "iub" or n == "input_ids"]
+        if odd:
+            raise InputError(f"the probes lack the input '{odd[0]}'")
+        given |= {name: made[name] for name in missing}
+    return given
