@@ -20,7 +20,10 @@ class Activations(Protocol):
     """
 
     def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
-        """Yield, per mini-batch, the residual stream at every point, (tokens, D)."""
+        """Yield, per mini-batch, the residual stream at every point, (tokens, D).
+
+        Streams are needed before the first `updated` only.
+        """
         ...
 
     def updated(
@@ -54,6 +57,14 @@ class Activations(Protocol):
         """Yield which tokens of a mini-batch a head reads; all of them if it reads every one."""
         ...
 
-    def logits(self, model: Role) -> FloatArray | None:
-        """Return the logits of the first mini-batch, (rows read, C); None if there are none."""
+    def logits(self, model: Role, rows: NDArray[np.int64]) -> FloatArray | None:
+        """Return the logits of the first mini-batch at some of the rows read.
+
+        Args:
+            model: which.
+            rows: places among the rows that a head reads.
+
+        Returns:
+            (rows, C); None if there are no logits, or not as many rows as are read.
+        """
         ...

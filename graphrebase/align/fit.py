@@ -24,7 +24,7 @@ from graphrebase.align.anchored import Pair, find_anchors, match_hidden
 from graphrebase.align.body import Body, FloatArray, Layer, MlpLayer, Tower
 from graphrebase.align.folding import fold_heads, required
 from graphrebase.align.last_block import LastBlock, shared_head, with_ones
-from graphrebase.align.recipe import FitOptions, Models
+from graphrebase.align.recipe import FitOptions, Models, Updated
 from graphrebase.align.record import Record
 from graphrebase.align.streams import Comparison, StreamMap, map_streams
 
@@ -176,7 +176,7 @@ class _Fit:
         dW^T = (sum w h h^T + ridge * mean diagonal * I)^-1 sum w h R^T, with h its input (and a
         one, where it has a bias) and R what the stream lacks to its goal.
         """
-        updated = {r: required(self.models.target, r) + c for r, c in changes.items()}
+        updated = Updated(self.models.target, changes)
         has_bias = self.models.target(layer.writer.bias) is not None
         task, keep = (self._sums(tower, layer, updated, kept, has_bias) for kept in (False, True))
         share = self.options.keep * task.count / keep.count if keep.count else 0.0
@@ -194,7 +194,7 @@ class _Fit:
         layer: MlpLayer,
         change: FloatArray,
         gram: FloatArray,
-        updated: Mapping[str, FloatArray],
+        updated: Updated,
         share: float,
     ) -> FloatArray:
         head = shared_head(tower, self.models, self.activations, self.record)

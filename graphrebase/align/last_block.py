@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from graphrebase.align.activations import Activations, Role
 from graphrebase.align.body import FloatArray, Linear, MlpLayer, Read, Tower
 from graphrebase.align.folding import required
-from graphrebase.align.readout import Readout, Samples, log_softmax, refine
-from graphrebase.align.recipe import FitOptions, Models
+from graphrebase.align.readout import Readout, Samples, SingleArray, refine, softmax
+from graphrebase.align.recipe import FitOptions, Models, Updated
 from graphrebase.align.record import Record
 
-ELEMENTS = 1 << 27
+CHECKED = 64
+"""Tokens at which a readout is compared with a model's own logits, at most."""
+ELEMENTS = 1 << 25
 """Elements of one array that may be held in memory; beyond it tokens are left out, evenly."""
 
 
@@ -41,7 +43,7 @@ class LastBlock:
         self,
         change: FloatArray,
         gram: FloatArray,
-        updated: Mapping[str, FloatArray],
+        updated: Updated,
         moved: FloatArray,
         share: float,
     ) -> FloatArray:
@@ -59,7 +61,7 @@ class LastBlock:
             return change
         sets = (False, True) if share else (False,)
         samples = _joined([self._samples(updated, kept, share) for kept in sets])
-        readout = Readout.of(self.head, _changed(self.models.target, updated))
+        readout = Readout.of(self.head, updated.read)
         return refine(readout, samples, change, gram, self.options.stay / size, self.options.steps)
 
     def _size(self, moved: FloatArray) -> float:
@@ -72,7 +74,7 @@ class LastBlock:
             count += float(weight.sum())
         return total / count if count else 0.0
 
-    def _samples(self, updated: Mapping[str, FloatArray], kept: bool, share: float) -> Samples:
+    def _samples(self, updated: Updated, kept: bool, share: float) -> Samples:
         rows = list(self.activations.read_rows(kept=kept))
         stride = self._stride(sum(map(len, rows)))
         parts = []
@@ -80,15 +82,15 @@ class LastBlock:
             rows,
             self.activations.updated(self.layer.writer.stem, updated, kept=kept),
             self.activations.weights(kept=kept, last=True),
-            self._wanted(kept, rows, stride),
             strict=True,
         )
-        for row, (hidden, stream), weights, wanted in batches:
+        for row, (hidden, stream), weights in batches:
             used = row[::stride]
             factor = (share if kept else 1.0) * len(row) / max(len(used), 1)
             inputs = with_ones(hidden[used]) if self.has_bias else hidden[used]
-            parts.append(Samples(inputs, stream[used], wanted, weights[used] * factor))
-        return _joined(parts)
+            parts.append((inputs, stream[used], weights[used] * factor))
+        hidden, before, found = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return Samples(hidden, before, self._wanted(kept, [r[::stride] for r in rows]), found)
 
     def _stride(self, rows: int) -> int:
         """Return every how many tokens are used."""
@@ -97,24 +99,36 @@ class LastBlock:
         elements: int = rows * max(classes, width)
         return max(1, math.ceil(elements / ELEMENTS))
 
-    def _wanted(
-        self, kept: bool, rows: Sequence[NDArray[np.int64]], stride: int
-    ) -> Iterator[FloatArray]:
-        """Yield, per mini-batch, the probabilities wanted: B's own on keep probes."""
-        streams = last_streams(self.record, self.layer.after, kept=kept)
-        target = Readout.of(self.head, self.models.target)
-        base, tuned = (Readout.of(self.head, m) for m in (self.models.base, self.models.finetuned))
-        for found, row in zip(streams, rows, strict=True):
-            used = row[::stride]
-            logits = target.logits(found["target"][used])
-            if not kept:
-                drift = logits - base.logits(found["base"][used])
-                wanted = tuned.logits(found["finetuned"][used]) + self.options.releases * drift
-                logits = _with_own(logits, wanted, self.models.shared)
-            yield np.exp(log_softmax(logits))
+    def _wanted(self, kept: bool, used: Sequence[NDArray[np.int64]]) -> SingleArray:
+        """Return the probabilities wanted, (tokens, C): B's own on keep probes.
+
+        Args:
+            kept: which probes.
+            used: tokens of every mini-batch.
+        """
+        own = self._logits("target", kept, used)
+        if kept:
+            return softmax(own)
+        # one model after the other: a vocabulary's readout takes much memory
+        wanted = self.options.releases * own
+        wanted -= self.options.releases * self._logits("base", kept, used)
+        wanted += self._logits("finetuned", kept, used)
+        return softmax(_with_own(own, wanted, self.models.shared))
+
+    def _logits(self, model: Role, kept: bool, used: Sequence[NDArray[np.int64]]) -> SingleArray:
+        """Return a model's logits on its own last stream, (tokens, C)."""
+        readout = Readout.of(self.head, readers(self.models)[model])
+        streams = last_streams(self.record, self.layer.after, model, kept=kept)
+        parts = [
+            readout.logits(x[rows]).astype(np.float32)
+            for x, rows in zip(streams, used, strict=True)
+        ]
+        return np.concatenate(parts)
 
 
-def _with_own(own: FloatArray, wanted: FloatArray, shared: NDArray[np.bool_] | None) -> FloatArray:
+def _with_own(
+    own: SingleArray, wanted: SingleArray, shared: NDArray[np.bool_] | None
+) -> SingleArray:
     """Return wanted logits (N, C); classes that only B has move with the mean of the others."""
     if shared is None or len(shared) != own.shape[1]:
         return wanted
@@ -122,33 +136,37 @@ def _with_own(own: FloatArray, wanted: FloatArray, shared: NDArray[np.bool_] | N
     return np.where(shared, wanted, own + shift)
 
 
-def last_streams(record: Record, point: str, *, kept: bool) -> Iterator[dict[Role, FloatArray]]:
-    """Yield, per mini-batch, the last streams: of all models, on keep probes of B's."""
-    if kept:
-        for b in record.read("target", point, kept=True):
-            yield {"target": b}
+def last_streams(record: Record, point: str, model: Role, *, kept: bool) -> Iterator[FloatArray]:
+    """Yield, per mini-batch, the last stream of a model; on keep probes of B."""
+    if model != "finetuned":
+        yield from record.read(model, point, kept=kept)
         return
-    parts = (record.read(what, point, kept=False) for what in ("target", "base", "change"))
-    for b, a, change in zip(*parts, strict=True):
-        yield {"target": b, "base": a, "finetuned": a + change}
+    both = (record.read(what, point, kept=kept) for what in ("base", "change"))
+    for base, change in zip(*both, strict=True):
+        yield base + change
+
+
+def readers(models: Models) -> dict[Role, Read]:
+    """Return the readers of the models by their names."""
+    return {"base": models.base, "finetuned": models.finetuned, "target": models.target}
 
 
 def shared_head(
     tower: Tower, models: Models, activations: Activations, record: Record
 ) -> Linear | None:
     """Return the head whose readout gives the logits of all three models, if there is one."""
-    readers: dict[Role, Read] = {
-        "base": models.base, "finetuned": models.finetuned, "target": models.target
-    }  # fmt: skip
+    by_model = readers(models)
     for head in tower.heads:
-        sizes = {None if x is None else len(x) for x in (r(head.weight) for r in readers.values())}
+        sizes = {None if x is None else len(x) for x in (r(head.weight) for r in by_model.values())}
         if head.axes[0] is None and None not in sizes and len(sizes) == 1:
             rows = next(activations.read_rows(kept=False))
-            streams = next(last_streams(record, tower.points[-1], kept=False))
-            if all(
-                Readout.of(head, read).agrees(streams[name][rows], activations.logits(name))
-                for name, read in readers.items()
-            ):
+            some = np.arange(len(rows))[:: max(1, len(rows) // CHECKED)]
+            for name, read in by_model.items():
+                stream = next(last_streams(record, tower.points[-1], name, kept=False))
+                logits = activations.logits(name, some)
+                if not Readout.of(head, read).agrees(stream[rows[some]], logits):
+                    break
+            else:
                 return head
     return None
 
@@ -158,17 +176,6 @@ def with_ones(array: FloatArray) -> FloatArray:
     return np.concatenate([array, np.ones((len(array), 1))], axis=1)
 
 
-def _changed(read: Read, updated: Mapping[str, FloatArray]) -> Read:
-    def changed(role: str) -> FloatArray | None:
-        return updated[role] if role in updated else read(role)
-
-    return changed
-
-
 def _joined(parts: Sequence[Samples]) -> Samples:
-    return Samples(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("hidden", "before", "wanted", "weights")
-        )
-    )
+    names = ("hidden", "before", "wanted", "weights")
+    return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

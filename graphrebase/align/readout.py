@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg
 
 from graphrebase.align.body import FloatArray, Linear, Read
 from graphrebase.align.folding import fold
 
+SingleArray = NDArray[np.float32]
 EPSILON = 1e-6
 AGREES = 1e-3
 """Largest relative difference of logits at which a linear readout counts as the model's own."""
@@ -90,13 +92,13 @@ class Samples:
     Attributes:
         hidden: input of the second layer, (N, M), a column of ones last where it has a bias.
         before: the stream without the layer's change, (N, D).
-        wanted: probabilities (N, C).
+        wanted: probabilities (N, C), in single precision: these may be many.
         weights: (N,).
     """
 
     hidden: FloatArray
     before: FloatArray
-    wanted: FloatArray
+    wanted: SingleArray
     weights: FloatArray
 
 
@@ -152,20 +154,23 @@ def _evaluate(
     value = 0.5 * stay * float((moved * (change - start)).sum())
     gradient = -stay * moved
     width = len(change)
-    fisher, total = np.zeros((width, width)), 0.0
+    means, spreads, total = np.zeros((width, width)), np.zeros(len(readout.bias)), 0.0
     for rows in _chunks(len(samples.weights), len(readout.bias)):
         weights, hidden = samples.weights[rows], samples.hidden[rows]
         normalised, size = readout.normalise(samples.before[rows] + hidden @ change.T)
         log = log_softmax(normalised @ readout.weight.T + readout.bias)
-        found, wanted = np.exp(log), samples.wanted[rows]
+        found, wanted = np.exp(log), samples.wanted[rows].astype(np.float64)
         entropy = np.where(wanted > 0, wanted * np.log(np.maximum(wanted, 1e-30)), 0.0)
         value += float(weights @ (entropy - wanted * log).sum(axis=1))
         back = readout.back(normalised, size, (wanted - found) * weights[:, None])
         gradient = gradient + back.T @ hidden
         spread = weights / size[:, 0] ** 2
         mean = (found * np.sqrt(spread)[:, None]) @ readout.weight
-        fisher += readout.weight.T @ (readout.weight * (spread @ found)[:, None]) - mean.T @ mean
+        means += mean.T @ mean
+        spreads += spread @ found
         total += float(weights.sum())
+    # sum_i s_i W^T (diag(p_i) - p_i p_i^T) W, its first part over all tokens at once
+    fisher = readout.weight.T @ (readout.weight * spreads[:, None]) - means
     return _State(value, gradient, _damped(fisher / max(total, 1e-300)))
 
 
@@ -183,3 +188,11 @@ def log_softmax(logits: FloatArray) -> FloatArray:
     """Return log probabilities along the last axis."""
     top = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(top - np.log(np.exp(top).sum(axis=-1, keepdims=True)))
+
+
+def softmax(logits: SingleArray) -> SingleArray:
+    """Return probabilities along the last axis; the logits, which may be large, are overwritten."""
+    logits -= logits.max(axis=-1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=-1, keepdims=True)
+    return logits

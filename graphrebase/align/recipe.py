@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphrebase.align.body import Read
+from graphrebase.align.body import FloatArray, Read
+from graphrebase.align.folding import required
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,25 @@ class Models:
     finetuned: Read
     target: Read
     shared: NDArray[np.bool_] | None = None
+
+
+class Updated(Mapping[str, FloatArray]):
+    """B's changed roles as they are now, summed when asked for: only the changes are held."""
+
+    def __init__(self, target: Read, changes: Mapping[str, FloatArray]) -> None:
+        """Take B and what to add to its roles."""
+        self._target, self._changes = target, changes
+
+    def __getitem__(self, role: str) -> FloatArray:
+        change = self._changes[role]
+        return required(self._target, role) + change
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._changes)
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def read(self, role: str) -> FloatArray | None:
+        """Return a role of B, changed or not; None where B lacks it."""
+        return self[role] if role in self._changes else self._target(role)

@@ -114,9 +114,7 @@ class Runs:
         """Yield the residual stream at every point, (tokens, D), per mini-batch."""
         session = self._sessions[model]
         for inputs, _ in self._batches(kept, model):
-            values = session.run(fitting_inputs(session, inputs))
-            found = {name: _rows(array) for name, array in values.items()}
-            yield {point: _mixed(found, parts) for point, parts in self._mixtures[model].items()}
+            yield _Streams(session.run(fitting_inputs(session, inputs)), self._mixtures[model])
 
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
@@ -129,7 +127,9 @@ class Runs:
         structure = self._models["target"]
         wanted = list(dict.fromkeys([hidden, after, *settled]))
         given = {value: self._types[value] for value in starts}
-        weights = stored_weights(structure, changes)
+        for whole in self._sessions.values():
+            whole.close()  # from here on B runs in parts
+        weights = StoredWeights(structure, changes)
         session = exposed(structure.model, wanted, weights, given=given)
         for number, (inputs, _) in enumerate(self._batches(kept)):
             feed = inputs | {v: np.load(self._file(p, number, kept)) for v, p in starts.items()}
@@ -160,17 +160,23 @@ class Runs:
             found = Layout(samples, layout.tokens, layout.sequence_first).rows(table)
             yield np.flatnonzero(found)
 
-    def logits(self, model: Role) -> FloatArray | None:
-        """Return the logits of the first mini-batch; zeros for tokens that A lacks."""
+    def logits(self, model: Role, rows: NDArray[np.int64]) -> FloatArray | None:
+        """Return logits of the first mini-batch; zeros for tokens that A lacks."""
         session = Session(self._models[model].model.path)
         inputs, valid = next(self._batches(False, model))
         name = "logits" if "logits" in session.outputs else session.outputs[0]
         found = session.run(fitting_inputs(session, inputs), outputs=[name])[name]
         if found.ndim < 2 or found.dtype.kind != "f":
             return None
+        if not self._layouts[False].sequence_first:
+            found = found[:valid]
+        found = found.reshape(-1, found.shape[-1])
+        if len(found) != len(next(self.read_rows(kept=False))):
+            return None
+        found = np.asarray(found[rows], np.float64)
         if self._vocabularies is not None and model != "target":
             found = self._vocabularies.in_new_columns(found)
-        return _rows(found if self._layouts[False].sequence_first else found[:valid])
+        return found
 
     def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
         """Yield the weight of every token: 0 for padding, less for what no head reads."""
@@ -238,29 +244,59 @@ class Runs:
         return Layout(self._batch if valid == self._batch else samples, tokens, first)
 
 
-def _mixed(found: Mapping[str, FloatArray], parts: Mapping[str, float]) -> FloatArray:
-    """Return a weighted mean of values."""
-    (first, share), *rest = parts.items()
-    if not rest:
-        return found[first]
-    total = share * found[first]
-    for value, part in rest:
-        total = total + part * found[value]
-    return total
+class _Streams(Mapping[str, FloatArray]):
+    """The stream at every point, made when it is asked for: all in double precision are large."""
+
+    def __init__(
+        self, values: Mapping[str, np.ndarray], mixtures: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Take what a model showed, and the values and shares that stand for every point."""
+        self._values, self._mixtures = values, mixtures
+
+    def __getitem__(self, point: str) -> FloatArray:
+        (first, share), *rest = self._mixtures[point].items()
+        total = _rows(self._values[first])
+        if rest:
+            total = share * total
+        for value, part in rest:
+            total = total + part * _rows(self._values[value])
+        return total
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mixtures)
+
+    def __len__(self) -> int:
+        return len(self._mixtures)
 
 
 def _rows(array: np.ndarray) -> FloatArray:
     return np.asarray(array.reshape(-1, array.shape[-1]), np.float64)
 
 
-def stored_weights(
-    structure: Structure, changes: Mapping[str, FloatArray]
-) -> dict[str, np.ndarray]:
-    """Return the constants of a model with some roles replaced, by name."""
-    stored: dict[str, np.ndarray] = {}
-    for role, values in changes.items():
-        view = structure.roles[role].view
-        if view.tensor not in stored:
-            stored[view.tensor] = np.array(structure.model.tensors[view.tensor].load(), np.float64)
-        view.write(stored[view.tensor], values)
-    return stored
+class StoredWeights(Mapping[str, np.ndarray]):
+    """The constants of a model with some roles replaced, by name, made when they are asked for.
+
+    Args:
+        structure: the model.
+        changes: new arrays by role.
+    """
+
+    def __init__(self, structure: Structure, changes: Mapping[str, FloatArray]) -> None:
+        """Find the constants that hold the roles."""
+        self._structure, self._changes = structure, changes
+        self._roles: dict[str, list[str]] = {}
+        for role in changes:
+            self._roles.setdefault(structure.roles[role].view.tensor, []).append(role)
+
+    def __getitem__(self, tensor: str) -> np.ndarray:
+        roles = self._roles[tensor]
+        stored = np.array(self._structure.model.tensors[tensor].load(), np.float64)
+        for role in roles:
+            self._structure.roles[role].view.write(stored, self._changes[role])
+        return stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._roles)
+
+    def __len__(self) -> int:
+        return len(self._roles)

@@ -61,9 +61,9 @@ class Watched:
         """Yield which tokens a head reads."""
         return self._source.read_rows(kept=kept)
 
-    def logits(self, model: Role) -> FloatArray | None:
-        """Return the logits of the first mini-batch."""
-        return self._source.logits(model)
+    def logits(self, model: Role, rows: NDArray[np.int64]) -> FloatArray | None:
+        """Return the logits of the first mini-batch at some of the rows read."""
+        return self._source.logits(model, rows)
 
     def finish(self) -> None:
         """Tell that all is done."""

@@ -126,6 +126,10 @@ class Session:
             ) from error
         return dict(zip(wanted, arrays, strict=True))
 
+    def close(self) -> None:
+        """Give the model's memory back; what it declares is still known, but it runs no more."""
+        self._session, self._weights = None, {}
+
     def _check_names(self, inputs: Mapping[str, np.ndarray]) -> None:
         missing = [name for name in self.inputs if name not in inputs]
         unexpected = [name for name in inputs if name not in self.inputs]
@@ -187,8 +191,8 @@ def _open(model: Path | bytes, threads: int, weights: Mapping[str, np.ndarray]) 
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # Packed copies of all weights would double the memory of a large model, to save little time.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False  # it keeps what the largest run needed, doubled
     if weights:
-        options.enable_cpu_mem_arena = False  # it keeps what the largest run needed, doubled
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
     try:
