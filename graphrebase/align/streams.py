@@ -42,10 +42,8 @@ class Comparison:
             self.raw_means[side] += weights @ x
             self.squares[side] += float(weights @ (unit**2).sum(1))
             self.raw_squares[side] += float(weights @ (x**2).sum(1))
-            normed.append(unit * weights[:, None] if side == 0 else unit)
-        # single precision inside a mini-batch, double over them
-        one, other = (x.astype(np.float32) for x in normed)
-        self.cross += one.T @ other
+            normed.append(unit)
+        self.cross += (normed[0] * weights[:, None]).T @ normed[1]
 
     @property
     def evidence(self) -> FloatArray:
