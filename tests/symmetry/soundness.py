@@ -87,11 +87,16 @@ def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, np
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def violation(path: Path, seed: int = 0) -> Outcome:
-    """Return how much a random graph's outputs change under its own symmetry groups."""
+def violation(path: Path, seed: int = 0, *, leave_out: bool = False) -> Outcome:
+    """Return how much a random graph's outputs change under its own symmetry groups.
+
+    With ``leave_out`` the first constant of the first group stays as it is, the control.
+    """
     symmetry = find_symmetry(build_graph(read_model(path)))
-    model = onnx.load(path)
-    moved = with_weights(model, permuted_weights(symmetry, seed))
+    model, weights = onnx.load(path), permuted_weights(symmetry, seed)
+    if leave_out:
+        del weights[symmetry.groups[0].members[0].tensor]
+    moved = with_weights(model, weights)
     rng = np.random.default_rng(seed)
     sessions = [open_session(m.SerializeToString()) for m in (model, moved)]
     names = [value.name for value in sessions[0].get_outputs()]
