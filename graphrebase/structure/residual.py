@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphrebase.graph import Graph, Node, ShapeTable
 
-#: What may stand between a block and its Add: LayerScale, a norm after the block (Gemma 2), the
-#: weighted sum over experts, reshapes and the transposes of seq-first code.
-_TO_RESIDUAL = {
-    *("Cast", "Div", "Dropout", "LayerNormalization", "Mul", "RMSNormalization", "ReduceSum"),
-    *("Reshape", "SimplifiedLayerNormalization", "Slice", "Squeeze", "Sub", "Transpose"),
-    "Unsqueeze",
-}
+#: What may stand between a block and its Add: LayerScale, a norm after the block (Gemma 2) as one
+#: operator or written out, the weighted sum over experts, reshapes, transposes of seq-first code.
+_TO_RESIDUAL = frozenset(
+    {
+        *("Abs", "Cast", "Clip", "Div", "Dropout", "Expand", "LayerNormalization", "Max", "Mul"),
+        *("Pow", "RMSNormalization", "Reciprocal", "ReduceL2", "ReduceMean", "ReduceSum"),
+        *("ReduceSumSquare", "Reshape", "SimplifiedLayerNormalization", "Slice", "Sqrt"),
+        *("Squeeze", "Sub", "Transpose", "Unsqueeze"),
+    }
+)
+#: Operators looked at between a block and its Add.
+_REACH = 40
 _LIMIT = 16
 
 
@@ -45,27 +51,55 @@ def find_residual(
     parallel, added one by one). Otherwise it sums blocks in parallel, and the sum is what the
     stream gets.
     """
-    name = branch
-    for _ in range(_LIMIT):
-        users = [s for s in graph.users(name) if s.position >= 0]
-        adds = [s for s in users if s.node.op_type == "Add"]
-        following = [s.node for s in users if s.node.op_type in _TO_RESIDUAL]
-        for slot in adds:
-            skip = 1 - slot.position
-            other = slot.node.inputs[skip]
-            if not _fits(graph, shapes, other, name):
-                continue
-            passing = _unscaled(graph, shapes, other)
-            if _computed_from(graph, shapes, name, passing) or _is_joined(graph, shapes, passing):
-                return Residual(slot.node, skip, slot.position, channels)
-            following.append(slot.node)
-        step = _rolled(graph, following) if len(following) > 1 else following
-        if len(step) != 1:
+    reached, seen = {branch: channels}, set[int]()
+    queue = [(s.node.index, s.node) for s in graph.users(branch) if s.position >= 0]
+    for _ in range(_REACH):
+        queue = sorted((item for item in queue if item[0] not in seen), key=lambda item: item[0])
+        if not queue:
             return None
-        if step[0].op_type == "Transpose":
-            channels = _turned(step[0], channels)
-        name = step[0].outputs[0]
+        index, node = queue.pop(0)
+        seen.add(index)
+        name = next(n for n in node.inputs if n in reached)
+        found = _closes(graph, shapes, node, name, reached)
+        if found is not None:
+            return found
+        if _passes(graph, shapes, node, name, reached):
+            turned = _turned(node, reached[name]) if node.op_type == "Transpose" else reached[name]
+            reached[node.outputs[0]] = turned
+            users = graph.users(node.outputs[0])
+            queue += [(s.node.index, s.node) for s in users if s.position >= 0]
     return None
+
+
+def _closes(
+    graph: Graph, shapes: ShapeTable, node: Node, name: str, reached: Mapping[str, int]
+) -> Residual | None:
+    """Return the residual if a node is the Add at which the stream passes by."""
+    if node.op_type != "Add":
+        return None
+    place = node.inputs.index(name)
+    other = node.inputs[1 - place]
+    if other in reached or not _fits(graph, shapes, other, name):
+        return None
+    passing = _unscaled(graph, shapes, other)
+    if _computed_from(graph, shapes, name, passing) or _is_joined(graph, shapes, passing):
+        return Residual(node, 1 - place, place, reached[name])
+    return None
+
+
+def _passes(
+    graph: Graph, shapes: ShapeTable, node: Node, name: str, reached: Mapping[str, int]
+) -> bool:
+    """Tell whether what a block computed goes on behind a node.
+
+    A sum of blocks in parallel is the only use of each; a stream has others.
+    """
+    others = [n for n in node.inputs if n and n not in reached and not _is_known(graph, shapes, n)]
+    if node.op_type == "Concat":  # slices of one value put together again (shifted windows)
+        return not others
+    if node.op_type != "Add" or not others:
+        return node.op_type in _TO_RESIDUAL or node.op_type == "Add"
+    return _fits(graph, shapes, others[0], name) and len(graph.users(name)) == 1
 
 
 def _turned(node: Node, channels: int) -> int:
@@ -77,16 +111,12 @@ def _turned(node: Node, channels: int) -> int:
     return -1 if place == len(order) - 1 else place
 
 
-def _rolled(graph: Graph, slices: list[Node]) -> list[Node]:
-    """Return the Concat that puts slices of one value together again (shifted windows)."""
-    users = [slot.node for node in slices for slot in graph.users(node.outputs[0])]
-    if any(n.op_type != "Slice" for n in slices) or any(n.op_type != "Concat" for n in users):
-        return []
-    return list({node.index: node for node in users}.values())
+def _is_known(graph: Graph, shapes: ShapeTable, value: str) -> bool:
+    return graph.is_constant(value) or value in shapes.values
 
 
 def _fits(graph: Graph, shapes: ShapeTable, skip: str, branch: str) -> bool:
-    if graph.is_constant(skip) or skip in shapes.values:
+    if _is_known(graph, shapes, skip):
         return False
     return shapes.shape(skip) is not None and shapes.shape(skip) == shapes.shape(branch)
 
@@ -105,8 +135,8 @@ def _unscaled(graph: Graph, shapes: ShapeTable, value: str) -> str:
 
 
 def _is_number(graph: Graph, shapes: ShapeTable, value: str) -> bool:
-    known = graph.is_constant(value) or value in shapes.values
-    return known and all(size == (1, 1) for size in shapes.shape(value) or ())
+    sizes = shapes.shape(value) or ()
+    return _is_known(graph, shapes, value) and all(size == (1, 1) for size in sizes)
 
 
 def _is_joined(graph: Graph, shapes: ShapeTable, value: str) -> bool:

@@ -59,6 +59,32 @@ def test_a_norm_may_stand_before_the_add(tmp_path: Path) -> None:
     assert all(r and r.node.outputs == ("y",) for r in residuals(tmp_path, adds).values())
 
 
+def test_a_norm_before_the_add_may_be_written_out(tmp_path: Path) -> None:
+    """x / sqrt(mean(x * x)) uses a value several times, and is one way to the Add all the same."""
+    adds = [
+        helper.make_node("Add", ["a", "m"], ["both"]),
+        helper.make_node("Mul", ["both", "both"], ["square"]),
+        helper.make_node("ReduceMean", ["square"], ["mean"], axes=[-1]),
+        helper.make_node("Sqrt", ["mean"], ["size"]),
+        helper.make_node("Div", ["both", "size"], ["normed"]),
+        helper.make_node("Mul", ["gain", "normed"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "x"], ["y"]),
+    ]
+    found = residuals(tmp_path, adds)
+    assert all(r and r.node.outputs == ("y",) and r.skip == 1 for r in found.values())
+
+
+def test_control_a_stream_is_no_block_of_another_sum(tmp_path: Path) -> None:
+    """What is used elsewhere too does not close at the Add behind a sum with another value."""
+    adds = [
+        helper.make_node("Add", ["a", "m"], ["both"]),
+        helper.make_node("Relu", ["a"], ["elsewhere"]),
+        helper.make_node("Add", ["both", "x"], ["late"]),
+        helper.make_node("Add", ["late", "elsewhere"], ["y"]),
+    ]
+    assert residuals(tmp_path, adds)["a"] is None
+
+
 def test_what_passes_by_may_be_scaled(tmp_path: Path) -> None:
     """DeepNorm: the stream times a number, plus the block."""
     adds = [
