@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from graphrebase.cli.options import (
+    Device,
+    Force,
+    Free,
+    Intra,
+    Json,
+    Method,
+    ModelFile,
+    Output,
+    Probes,
+    Report,
+    Residual,
+    Seed,
+    Stored,
+    Template,
+    VocabMap,
+    check_outputs,
+    kinds,
+    numbers,
+    show,
+)
 from graphrebase.cli.progress import shown
 from graphrebase.errors import UsageError, VerificationError
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output file.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Residual = Annotated[
-    str,
-    typer.Option("--residual", help="per-point (a permutation at every residual point) or shared."),
-]
-Intra = Annotated[
-    str,
-    typer.Option("--intra", help="split ((Q, K) and (V, O) apart) or paper (one for all four)."),
-]
-VocabMap = Annotated[
-    Path | None,
-    typer.Option(
-        "--vocab-map",
-        help="npz of two vectors: row a[i] of the base's token table means what row b[i] of the "
-        "target's means.",
-    ),
-]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,34 +43,22 @@ def rebase(
     finetuned: Annotated[Path, typer.Option("--finetuned", help="A_ft: A, fine-tuned.")],
     target: Annotated[Path, typer.Option("--target", help="B: the new base model.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    method: Annotated[
-        str, typer.Option(help="auto, fit, anchored, transfusion or naive.")
-    ] = "auto",
+    method: Method = "auto",
     alpha: Annotated[float, typer.Option(help="Scale of the task vector.")] = 1.0,
     residual: Residual = "per-point",
     intra: Intra = "split",
-    alignment: Annotated[
-        Path | None, typer.Option("--alignment", help="A stored alignment of base and target.")
-    ] = None,
+    alignment: Stored = None,
     save_alignment: Annotated[
         Path | None, typer.Option("--save-alignment", help="Store the alignment found.")
     ] = None,
-    template: Annotated[
-        str,
-        typer.Option(
-            help="Whose graph the output has: finetuned, target, or auto (target where base and "
-            "target differ in size)."
-        ),
-    ] = "auto",
-    probes: Annotated[
-        Path | None, typer.Option("--probes", help="npz of unlabelled inputs of the task (fit).")
-    ] = None,
+    template: Template = "auto",
+    probes: Probes = None,
     keep_data: Annotated[
         Path | None,
         typer.Option("--keep-data", help="npz of inputs of the target's own domain (fit)."),
     ] = None,
     vocab_map: VocabMap = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
+    report: Report = None,
     device: Device = "auto",
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only: write no model.")] = False,
@@ -94,7 +81,7 @@ def rebase(
         method, alpha, residual, intra, template, device, seed, probes, keep_data, vocab_map
     )
     extra = [p for p in (report, save_alignment) if p]
-    _check_outputs(extra, force, [base, finetuned, target], also=output)
+    check_outputs(extra, force, [base, finetuned, target], also=output)
     with shown() as progress:
         result = run(
             base, finetuned, target, None if dry_run else output, settings,
@@ -109,7 +96,7 @@ def rebase(
     data = reports.rebase_data(result)
     if report is not None:
         reports.write_html(data, report, kind="rebase")
-    _show(data, json, reports.rebase_tables)
+    show(data, json, reports.rebase_tables)
 
 
 def align(
@@ -130,18 +117,16 @@ def align(
     from graphrebase.rebase import Settings, align_models
 
     settings = Settings(method, residual=residual, intra=intra, device=device, seed=seed)
-    _check_outputs([output], force, [base, target])
+    check_outputs([output], force, [base, target])
     found, why = align_models(base, target, settings)
     save(found, output, force=force)
-    _show(reports.alignment_data(found, why, output), json, reports.alignment_tables)
+    show(reports.alignment_data(found, why, output), json, reports.alignment_tables)
 
 
 def inspect(
     model: ModelFile,
-    free: Annotated[
-        str, typer.Option(help="Interface axes that may move: latent, state, or both.")
-    ] = "",
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
+    free: Free = "",
+    report: Report = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -150,25 +135,23 @@ def inspect(
     from graphrebase.io import read_model
     from graphrebase.structure import find_structure, summary
 
-    _check_outputs([report] if report else [], force, [model])
-    data = summary(find_structure(read_model(model), free=_kinds(free)))
+    check_outputs([report] if report else [], force, [model])
+    data = summary(find_structure(read_model(model), free=kinds(free)))
     if report is not None:
         reports.write_html(data, report, kind="inspect")
-    _show(data, json, reports.inspect_tables)
+    show(data, json, reports.inspect_tables)
 
 
 def permute(
     model: ModelFile,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    output: Output,
     random: Annotated[
         bool, typer.Option("--random", help="A random element of each group.")
     ] = False,
     alignment: Annotated[
         Path | None, typer.Option("--alignment", help="The alignment that starts from this model.")
     ] = None,
-    free: Annotated[
-        str, typer.Option(help="Interface axes that may move: latent, state, or both.")
-    ] = "",
+    free: Free = "",
     seed: Seed = 0,
     force: Force = False,
     json: Json = False,
@@ -180,9 +163,9 @@ def permute(
     if random == (alignment is not None):
         raise UsageError("say how to permute", hint="give --random or --alignment FILE")
     data = permute_model(
-        model, output, alignment=alignment, free=_kinds(free), seed=seed, force=force
+        model, output, alignment=alignment, free=kinds(free), seed=seed, force=force
     )
-    _show(data, json, reports.permute_tables)
+    show(data, json, reports.permute_tables)
 
 
 def verify(
@@ -203,7 +186,7 @@ def verify(
         data = verify_structure(model, other)
     else:
         data = verify_function(model, other, inputs=inputs, seed=seed)
-    _show(data, json, reports.verify_tables)
+    show(data, json, reports.verify_tables)
     if not data["passed"]:
         raise VerificationError(
             "the models differ" + (" in structure" if structure else ""),
@@ -236,24 +219,12 @@ def evaluate(
     alphas: Annotated[
         str, typer.Option(help="Scales of the task vector.")
     ] = "0,0.25,0.5,0.75,1,1.25",
-    method: Annotated[
-        str, typer.Option(help="auto, fit, anchored, transfusion or naive.")
-    ] = "auto",
+    method: Method = "auto",
     residual: Residual = "per-point",
     intra: Intra = "split",
-    alignment: Annotated[
-        Path | None, typer.Option("--alignment", help="A stored alignment of base and target.")
-    ] = None,
-    template: Annotated[
-        str,
-        typer.Option(
-            help="Whose graph the results have: finetuned, target, or auto (target where base and "
-            "target differ in size)."
-        ),
-    ] = "auto",
-    probes: Annotated[
-        Path | None, typer.Option("--probes", help="npz of unlabelled inputs of the task (fit).")
-    ] = None,
+    alignment: Stored = None,
+    template: Template = "auto",
+    probes: Probes = None,
     keep_data: Annotated[
         Path | None,
         typer.Option(
@@ -302,14 +273,14 @@ def evaluate(
                     probes,
                     vocab_map=vocab_map,
                 ),
-                alphas=_numbers(alphas),
+                alphas=numbers(alphas),
                 others=models or (),
                 keep_data=keep_data,
                 alignment=alignment,
                 metrics=metrics,
                 progress=progress,
             )
-    _show(result, json, reports.evaluate_tables)
+    show(result, json, reports.evaluate_tables)
 
 
 def demo(
@@ -322,50 +293,4 @@ def demo(
     from graphrebase import report as reports
     from graphrebase.demo import run_demo
 
-    _show(run_demo(keep), json, reports.demo_tables)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UsageError(f"'{text}' is no list of numbers", hint="for example 0.5,1") from None
-
-
-def _kinds(free: str) -> tuple[str, ...]:
-    from graphrebase.symmetry import FREE_KINDS
-
-    kinds = tuple(k.strip() for k in free.split(",") if k.strip())
-    for kind in kinds:
-        if kind not in FREE_KINDS:
-            raise UsageError(f"unknown interface kind '{kind}'", hint="use latent, state or both")
-    return kinds
-
-
-def _check_outputs(
-    paths: list[Path], force: bool, inputs: list[Path], also: Path | None = None
-) -> None:
-    """Refuse outputs that exist, are inputs, or are the same file twice; before any work."""
-    from graphrebase.errors import OutputError
-
-    names = [p.resolve() for p in (*paths, *([also] if also else []))]
-    if len(set(names)) < len(names):
-        raise UsageError("two outputs have the same name", where=str(names[0]))
-    for path in paths:
-        if path.exists() and any(i.exists() and path.samefile(i) for i in inputs):
-            raise OutputError("an input file would be overwritten", where=str(path))
-        if path.exists() and not force:
-            raise OutputError("the output file exists", where=str(path), hint="use --force")
-        if not path.parent.is_dir():
-            raise OutputError(
-                "the output folder does not exist", where=str(path.parent), hint="create it first"
-            )
-
-
-def _show(data: dict[str, Any], as_json: bool, tables: Any) -> None:
-    from graphrebase import report as reports
-
-    if as_json:
-        typer.echo(reports.to_json(data))
-    else:
-        reports.show(tables(data))
+    show(run_demo(keep), json, reports.demo_tables)
