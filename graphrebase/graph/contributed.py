@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from graphrebase.graph.quantized_shapes import SHAPES as QUANTIZED
 from graphrebase.graph.view import Node
 
+#: Element type (as in TensorProto) and shape of a value under one probe.
 Typed = tuple[int, tuple[int, ...]]
 Inputs = Sequence[Typed | None]
 ShapeFunction = Callable[[Node, Inputs], list[Typed | None]]

@@ -9,7 +9,7 @@ import numpy as np
 from graphrebase.graph.bodies import BODIES
 from graphrebase.graph.bodies.table import BODY_OPSET, Call, CannotExpand, KeepAsIs
 from graphrebase.graph.branches import live, needed
-from graphrebase.graph.shapes import Probe
+from graphrebase.graph.probe import Probe
 from graphrebase.graph.view import Graph, Node, node_of, plain_graph
 from graphrebase.io import Model
 

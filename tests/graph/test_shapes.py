@@ -9,7 +9,7 @@ from graph_models import graph_of, ints, save, weight
 from onnx import helper
 
 from graphrebase.graph import infer_shapes
-from graphrebase.graph.shapes import PROBES, input_dims
+from graphrebase.graph.probe_sizes import PROBES, input_dims
 
 
 def test_computed_reshape_target(tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
-"""Probe sizes that convolutions leave something of: sound is read with strides of 320 samples."""
+"""Sizes of the inputs under the two probes.
+
+They follow the declared symbols; where those do not fit together, what most models share; and they
+grow until convolutions leave something of them (sound is read with strides of 320 samples).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence, Set
 
 from graphrebase.graph.view import Graph
@@ -9,11 +14,44 @@ from graphrebase.graph.view import Graph
 Dim = tuple[int, int]
 Shapes = Mapping[str, Sequence[int]]
 
+#: Sizes of the dynamic dimensions under the two probes, in order of first appearance. All differ,
+#: within a probe and between the probes; small, so that learned position tables are long enough.
+PROBES: tuple[Dim, ...] = ((2, 3), (5, 7), (11, 13), (17, 19), (23, 29), (31, 37), (41, 43))
+
 #: Operators that shorten what they slide over.
 _WINDOWED = {"AveragePool", "Conv", "ConvInteger", "LpPool", "MaxPool", "QLinearConv"}
 
 #: How often an input is doubled at most.
 MOST_DOUBLINGS = 12
+
+
+def input_dims(graph: Graph) -> dict[str, tuple[Dim, ...]]:
+    """Return the probe sizes of every graph input; equal symbols get equal sizes.
+
+    A symbol that is a sum of others ("past_length + length", as optimum writes) is evaluated.
+    """
+    sizes: dict[str, Dim] = {}
+    found: dict[str, list[str | int]] = {}
+    for name, value in graph.inputs.items():
+        dims = value.type.tensor_type.shape.dim
+        found[name] = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param or f"{name}.{i}"
+            for i, d in enumerate(dims)
+        ]
+    symbols = [d for dims in found.values() for d in dims if isinstance(d, str)]
+    for symbol in sorted(dict.fromkeys(symbols), key=lambda s: "+" in s):
+        terms = [t.strip() for t in re.split(r"\+", symbol)]
+        if len(terms) > 1 and all(t in sizes or t.isdigit() for t in terms):
+            pairs = [sizes.get(t) or (int(t), int(t)) for t in terms]
+            sizes[symbol] = (sum(p[0] for p in pairs), sum(p[1] for p in pairs))
+        else:
+            spare = [p for p in PROBES if p not in sizes.values()]
+            last = PROBES[-1][0] + 2 * len(sizes)
+            sizes[symbol] = spare[0] if spare else (last, last + 1)
+    return {
+        name: tuple(sizes[d] if isinstance(d, str) else (d, d) for d in dims)
+        for name, dims in found.items()
+    }
 
 
 def short_inputs(graph: Graph, first: Shapes, second: Shapes) -> Set[str]:
