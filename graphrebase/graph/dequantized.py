@@ -2,8 +2,9 @@
 
 Conversions disappear, quantised operators become float ones, and so do the chains that dynamic
 quantisation writes (DynamicQuantizeLinear, MatMulInteger, Cast, Mul by the scales). Values keep
-their names, nodes their index; a weight is read where its integers are. This view only labels: it
-has no scales, so nothing may be computed or proved with it.
+their names, nodes their index; a weight is read where its integers are, and one that is stored in
+another float type than it is used in (bfloat16, to save space) where it is stored. This view only
+labels: it has no scales, so nothing may be computed or proved with it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from graphrebase.graph.quantized import float_node, form_of, is_conversion
+from graphrebase.graph.quantized import FLOATS, float_node, form_of, is_conversion
 from graphrebase.graph.view import Graph, Node
 from graphrebase.io import TensorRef
 
 #: Operators whose integer products are cast to float and scaled by what follows them.
 _INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})
+
+#: Types of weights that may be stored in one and used in another.
+_FLOAT_TYPES = frozenset({"bfloat16", "float16", "float32", "float64"})
 
 
 @dataclass(slots=True)
@@ -55,7 +59,7 @@ def float_view(graph: Graph) -> Graph:
 
 def _visit(state: _Rewrite, node: Node) -> None:
     form = form_of(node)
-    if is_conversion(node):
+    if is_conversion(node) or _widens_weight(state, node):
         state.alias(node)
         state.scales.update(filter(None, node.outputs[1:]))
     elif (node.domain, node.op_type) in _BLOCKWISE:
@@ -72,6 +76,14 @@ def _visit(state: _Rewrite, node: Node) -> None:
         return
     else:
         state.nodes.append(node)
+
+
+def _widens_weight(state: _Rewrite, node: Node) -> bool:
+    """Tell whether a node casts a constant from one float type to another."""
+    if node.op_type != "Cast" or node.domain or node.attributes.get("to") not in FLOATS:
+        return False
+    ref = state.constants.get(node.inputs[0])
+    return ref is not None and ref.dtype.name in _FLOAT_TYPES
 
 
 def _is_scaling(state: _Rewrite, node: Node) -> bool:

@@ -100,7 +100,8 @@ _REARRANGING = frozenset(
     {*("Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")}
 )
 
-_FLOATS = frozenset(
+#: Float types of ONNX with at least 16 bits.
+FLOATS = frozenset(
     {
         *(onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE),
         *(onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16),
@@ -174,7 +175,7 @@ def _only_numbers(graph: Graph, name: str, narrow: bool) -> bool:
         if position in _number_positions(node):
             continue
         if position >= 0 and not node.domain and node.op_type == "Cast":
-            if narrow and node.attributes.get("to") in _FLOATS:
+            if narrow and node.attributes.get("to") in FLOATS:
                 continue
             return False
         passes = position == 0 if node.op_type in _REARRANGING else node.op_type == "Concat"

@@ -21,6 +21,7 @@ import numpy as np
 
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.graph.equation import Equation
+from graphrebase.graph.view import Slot
 from graphrebase.symmetry.axes import Axis, fibre, frozen, leaf, product
 from graphrebase.symmetry.classes import MAX_MEMBERS
 from graphrebase.symmetry.registry import Axes
@@ -48,12 +49,21 @@ def initial_axes(graph: Graph, shapes: ShapeTable, solver: Solver, name: str) ->
     if parts:
         return _cut_axes(shape, parts)
     if len(shape) > 2:
-        for slot in graph.users(name):
+        for slot in readers(graph, name):
             node, position = slot.node.stored(slot.position) or (slot.node, slot.position)
             groups = _index_groups(node, position, len(shape))
             if groups:
                 return _dependent_axes(solver, shape, groups)
     return fresh_axes(shape)
+
+
+def readers(graph: Graph, name: str) -> list[Slot]:
+    """Return the uses of a constant, in the type that it is stored in or cast to another."""
+    found = []
+    for slot in graph.users(name):
+        cast = slot.node.op_type == "Cast" and not slot.node.domain
+        found += readers(graph, slot.node.outputs[0]) if cast else [slot]
+    return found
 
 
 def value_axes(values: Sequence[np.ndarray], fixed: Axes) -> Axes:
@@ -129,7 +139,7 @@ def _part_size(graph: Graph, shapes: ShapeTable, name: str) -> int:
     """
     shape = graph.constants[name].shape
     bounds: set[int] = set()
-    for slot in graph.users(name):
+    for slot in readers(graph, name):
         found = _cut_bounds(slot.node, shapes) if slot.position == 0 else None
         if found is None:
             return 0
@@ -175,7 +185,7 @@ def _split_bounds(node: Node, shapes: ShapeTable) -> list[int] | None:
 
 def _meet_one_value(graph: Graph, name: str) -> bool:
     """Tell whether all parts of a matrix are multiplied with one and the same value."""
-    stack = [out for slot in graph.users(name) for out in slot.node.outputs if out]
+    stack = [out for slot in readers(graph, name) for out in slot.node.outputs if out]
     met: set[str] = set()
     while stack:
         part = stack.pop()

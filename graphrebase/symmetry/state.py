@@ -16,7 +16,7 @@ from graphrebase.symmetry.axes import (
     copies,
     frozen,
 )
-from graphrebase.symmetry.initial import fresh_axes, initial_axes, value_axes
+from graphrebase.symmetry.initial import initial_axes, readers, value_axes
 from graphrebase.symmetry.pointers import Pointers
 from graphrebase.symmetry.registry import Axes
 from graphrebase.symmetry.solver import Solver
@@ -86,7 +86,7 @@ def constant_axes(name: str, state: State, use: Use | None = None) -> Axes:
         return state.values.get(name, [])
     if name in state.uniform or (use is not None and _is_uniform(name, state)):
         state.uniform.add(name)
-        return fresh_axes(ref.shape)
+        return [copies((n, n)) for n in ref.shape]
     if name not in state.constants:
         state.constants[name] = (
             initial_axes(state.graph, state.shapes, state.solver, name)
@@ -102,7 +102,7 @@ def _is_uniform(name: str, state: State) -> bool:
     Exporters merge equal tensors (two fresh norm gains); that says nothing about their axes.
     """
     ref = state.graph.constants[name]
-    shared = len(state.graph.users(name)) > 1
+    shared = len(readers(state.graph, name)) > 1
     if name in state.constants or not shared or not state.may_move(name):
         return False
     size = int(np.prod(ref.shape, dtype=np.int64))

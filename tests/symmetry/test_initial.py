@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from graph_models import ints, save, weight
 from laws import assert_permutes, members, symmetry_of
-from onnx import helper
+from onnx import TensorProto, helper
 
 from graphrebase.graph.equation import Equation
 
@@ -84,10 +84,12 @@ def test_a_batch_of_weights_has_units_of_its_own_in_each(tmp_path: Path) -> None
     assert sorted((g.size, g.count) for g in symmetry.groups) == [(3, 1), (5, 3)]
 
 
-def save_packed(folder: Path, *, both: bool = False, split: bool = False) -> Path:
+def save_packed(
+    folder: Path, *, both: bool = False, split: bool = False, half: bool = False
+) -> Path:
     """Save two streams that meet one packed weight (12, 6): rows [0, 4) and rows [4, 12).
 
-    The legacy exporter writes a Slice for each, dynamo one Split.
+    The legacy exporter writes a Slice for each, dynamo one Split. `half`: stored in float16.
     """
     nodes = [
         helper.make_node("MatMul", ["x", "wx"], ["hx"]),
@@ -111,6 +113,9 @@ def save_packed(folder: Path, *, both: bool = False, split: bool = False) -> Pat
     weights = {"wx": weight(3, 6), "wm": weight(5, 6, seed=1), "packed": weight(12, 6, seed=2)}
     weights |= {"at0": ints(0), "at4": ints(4), "at12": ints(2**40), "zero": ints(0)}
     weights["sizes"] = ints(4, 8)
+    if half:
+        weights["stored"] = weights.pop("packed").astype(np.float16)
+        nodes.insert(0, helper.make_node("Cast", ["stored"], ["packed"], to=TensorProto.FLOAT))
     inputs = {"x": ["B", "S", 3], "m": ["B", "S", 5]}
     return save(folder, nodes, inputs, ["yx", "ym", *(["z"] if both else [])], weights)
 
@@ -124,6 +129,39 @@ def test_parts_of_a_packed_weight_read_streams_of_their_own(tmp_path: Path, spli
         [("packed", 1), ("wm", 1)],
         [("packed", 1), ("wx", 1)],
     ]
+
+
+def test_parts_of_a_packed_weight_in_another_float_type_are_as_free(tmp_path: Path) -> None:
+    path = save_packed(tmp_path, half=True)
+    inputs = [{**a, **b} for a, b in zip(feeds(3, "x"), feeds(5, "m"), strict=True)]
+    symmetry = assert_permutes(path, inputs, "wx")
+    assert sorted(map(sorted, members(symmetry))) == [
+        [("stored", 1), ("wm", 1)],
+        [("stored", 1), ("wx", 1)],
+    ]
+
+
+def save_gains(folder: Path, gain: np.ndarray) -> Path:
+    """Save two hidden layers of 6 units that one gain in float16, cast once, scales."""
+    nodes = [helper.make_node("Cast", ["stored"], ["gain"], to=TensorProto.FLOAT)]
+    for layer in ("a", "b"):
+        nodes += [
+            helper.make_node("MatMul", ["x", f"w{layer}"], [f"h{layer}"]),
+            helper.make_node("Mul", [f"h{layer}", "gain"], [f"s{layer}"]),
+            helper.make_node("MatMul", [f"s{layer}", f"v{layer}"], [f"y{layer}"]),
+        ]
+    weights = {"wa": weight(3, 6), "wb": weight(3, 6, seed=1), "stored": gain.astype(np.float16)}
+    weights |= {"va": weight(6, 2, seed=2), "vb": weight(6, 2, seed=3)}
+    return save(folder, nodes, {"x": ["B", "S", 3]}, ["ya", "yb"], weights)
+
+
+def test_equal_gains_that_an_exporter_merged_tie_nothing_when_cast(tmp_path: Path) -> None:
+    symmetry = assert_permutes(save_gains(tmp_path, np.ones(6)), feeds(3), "wa")
+    assert members(symmetry) == [{("wa", 1), ("va", 0)}, {("wb", 1), ("vb", 0)}]
+
+
+def test_control_gains_that_differ_tie_what_they_scale(tmp_path: Path) -> None:
+    assert len(symmetry_of(save_gains(tmp_path, np.arange(6))).groups) == 1
 
 
 def test_control_a_packed_weight_that_is_read_whole_too_ties_them(tmp_path: Path) -> None:
