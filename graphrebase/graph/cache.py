@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from graphrebase.graph.quantized import float_node, form_of
 from graphrebase.graph.shapes import ShapeTable
 from graphrebase.graph.view import Graph, Node, Slot
 
@@ -23,6 +24,7 @@ _LAYOUT = {
 _SCALES = {"Add", "Div", "Mul", "Neg", "RotaryEmbedding", "Where", "ScatterElements", "ScatterND"}
 _CONTRACTIONS = {("", "MatMul"), ("", "Einsum"), ("com.microsoft", "FusedMatMul")}
 _SIZES = {"Shape", "Size"}
+_SHARES = {"QLinearSoftmax", "Softmax"}
 
 #: Attention operators: per input position that is a key, a value or a cache, the output position
 #: of the grown cache.
@@ -123,7 +125,7 @@ def _is_attention_weight(graph: Graph, value: str) -> bool:
     while node is not None and node.op_type in {"Cast", "Dropout", "Reshape", "Where", "Mul"}:
         computed = [n for n in node.inputs if n and not graph.is_constant(n)]
         node = graph.producers.get(computed[-1]) if computed else None
-    return node is not None and node.op_type == "Softmax"
+    return node is not None and node.op_type in _SHARES
 
 
 def _follow(graph: Graph, shapes: ShapeTable, value: str) -> _Trace | None:
@@ -143,7 +145,7 @@ def _follow(graph: Graph, shapes: ShapeTable, value: str) -> _Trace | None:
 
 def _step(graph: Graph, shapes: ShapeTable, slot: Slot) -> _Step | None:
     """Return what a use does with a cache; None where it is a use that a cache does not have."""
-    node, position = slot.node, slot.position
+    node, position = _as_float(slot)
     kind = (node.domain, node.op_type)
     if kind in _ATTENTION:
         place = _ATTENTION[kind].get(position)
@@ -164,6 +166,15 @@ def _step(graph: Graph, shapes: ShapeTable, slot: Slot) -> _Step | None:
     if (first_only and position == 0) or node.op_type in _SCALES | {"Concat"}:
         return _Step(node.outputs[0])
     return None
+
+
+def _as_float(slot: Slot) -> tuple[Node, int]:
+    """Return the float operator that a use stands for, and the operand that it is there."""
+    form = form_of(slot.node)
+    positions = [] if form is None else [operand.position for operand in form.operands]
+    if form is None or slot.position not in positions:
+        return slot.node, slot.position
+    return float_node(slot.node, form), positions.index(slot.position)
 
 
 def _merged(node: Node, position: int) -> _Step | None:

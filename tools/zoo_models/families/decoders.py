@@ -187,7 +187,7 @@ DECODERS: Mapping[str, Family] = {
             LM,
             towers=(replace(GATED, experts=4),),
             notes=(ROTARY, "8-bit scores of experts are often equal, TopK then takes the first"),
-            exceptions={"*+qdq*": {"expert": 0}},
+            exceptions={"*+qdq*": {"expert": 0}, "*+qoperator": {"expert": 0}},
         ),
         prepare="set_experts_implementation",
     ),
