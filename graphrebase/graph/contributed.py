@@ -43,19 +43,44 @@ def contributed(node: Node, inputs: Inputs) -> list[Typed | None]:
 def blocked_convolution(node: Node, inputs: Inputs) -> list[Typed | None]:
     """(N, C, ...) by (M, C, k ...) gives (N, M, ...), as Conv does; channels are in blocks."""
     data, weight = inputs[0], inputs[1]
-    if data is None or weight is None or node.attributes.get("auto_pad", "NOTSET") != "NOTSET":
+    if data is None or weight is None:
         return [None]
-    spatial = data[1][2:]
-    count = len(spatial)
-    pads = node.attributes.get("pads", [0] * 2 * count)
-    strides = node.attributes.get("strides", [1] * count)
-    dilations = node.attributes.get("dilations", [1] * count)
-    sizes = (
-        (size + pads[i] + pads[i + count] - dilations[i] * (weight[1][2 + i] - 1) - 1) // strides[i]
-        + 1
+    sizes = _windows(node, data[1][2:], weight[1][2:])
+    return [None if sizes is None else (data[0], (data[1][0], weight[1][0], *sizes))]
+
+
+@shape_of("AveragePool", "MaxPool", domain="com.microsoft.nchwc")
+def blocked_pool(node: Node, inputs: Inputs) -> list[Typed | None]:
+    """(N, C, ...) gives (N, C, ...), a place per window."""
+    data = inputs[0]
+    if data is None:
+        return [None]
+    sizes = _windows(node, data[1][2:], node.attributes["kernel_shape"])
+    return [None if sizes is None else (data[0], (*data[1][:2], *sizes))]
+
+
+@shape_of("GlobalAveragePool", "GlobalMaxPool", domain="com.microsoft.nchwc")
+def blocked_global_pool(node: Node, inputs: Inputs) -> list[Typed | None]:
+    """(N, C, ...) gives (N, C, 1 ...)."""
+    data = inputs[0]
+    return [None if data is None else (data[0], (*data[1][:2], *(1 for _ in data[1][2:])))]
+
+
+def _windows(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> list[int] | None:
+    """Return how many windows fit along each spatial axis, None for modes not known here."""
+    count, attributes = len(spatial), node.attributes
+    strides = attributes.get("strides", [1] * count)
+    mode = attributes.get("auto_pad", "NOTSET")
+    if mode.startswith("SAME"):
+        return [-(-size // stride) for size, stride in zip(spatial, strides, strict=True)]
+    if attributes.get("ceil_mode") or mode not in ("NOTSET", "VALID"):
+        return None
+    pads = [0] * 2 * count if mode == "VALID" else attributes.get("pads", [0] * 2 * count)
+    dilations = attributes.get("dilations", [1] * count)
+    return [
+        (size + pads[i] + pads[i + count] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1
         for i, size in enumerate(spatial)
-    )
-    return [(data[0], (data[1][0], weight[1][0], *sizes))]
+    ]
 
 
 @shape_of("ReorderOutput", domain="com.microsoft.nchwc")

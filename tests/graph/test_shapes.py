@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from graph_models import graph_of, ints, save, weight
@@ -112,3 +113,28 @@ def test_operators_whose_schema_infers_no_shape(
     path = save(tmp_path, nodes, {"x": ["B", 4, 4]}, ["y"], weights, opset=opset)
     table = infer_shapes(graph_of(path))
     assert (table.shape("y") == table.shape("x")) is known
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "size"),
+    [
+        ("Conv", {"strides": [2, 2]}, (4, 3, 3)),
+        ("Conv", {"strides": [2, 2], "auto_pad": "VALID", "pads": [1, 1, 1, 1]}, (4, 3, 3)),
+        ("Conv", {"strides": [2, 2], "auto_pad": "SAME_UPPER"}, (4, 4, 4)),
+        ("MaxPool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, (3, 7, 7)),
+        ("GlobalAveragePool", {}, (3, 1, 1)),
+    ],
+)
+def test_images_with_channels_in_blocks_have_the_sizes_of_plain_ones(
+    op_type: str, attributes: dict[str, Any], size: tuple[int, ...], tmp_path: Path
+) -> None:
+    inputs = ["x", "w"] if op_type == "Conv" else ["x"]
+    nodes = [
+        helper.make_node(op_type, inputs, ["h"], domain="com.microsoft.nchwc", **attributes),
+        helper.make_node(
+            "ReorderOutput", ["h"], ["y"], domain="com.microsoft.nchwc", channels=size[0]
+        ),
+    ]
+    path = save(tmp_path, nodes, {"x": ["B", 3, 7, 7]}, ["y"], {"w": weight(4, 3, 3, 3)})
+    shape = infer_shapes(graph_of(path)).shape("y")
+    assert shape is not None and shape[1:] == tuple((n, n) for n in size)

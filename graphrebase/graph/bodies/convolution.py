@@ -24,7 +24,8 @@ def fused_conv(call: Call) -> None:
         activate(call, value, activation, last)
 
 
-@body("Conv", "ReorderInput", "ReorderOutput", domain="com.microsoft.nchwc")
+@body("Conv", "ReorderInput", "ReorderOutput", "Upsample", domain="com.microsoft.nchwc")
+@body("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", domain="com.microsoft.nchwc")
 def blocked(call: Call) -> None:
     """Say why a convolution for one kind of processor is not followed."""
     raise CannotExpand("channels in blocks, whose size depends on the machine that saved the model")
