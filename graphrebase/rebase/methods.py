@@ -81,7 +81,7 @@ def choose(problem: AlignmentProblem, settings: Settings) -> Choice:
     known = align(problem, method="naive", seed=settings.seed, device=settings.device).details
     if settings.method != "auto" or known is None:
         return Choice(settings.method, "asked for", known)
-    cosine = f"(median cosine {known.identity_cosine:.2f} above chance)"
+    cosine = f"(median cosine {round(known.identity_cosine, 2) + 0.0:.2f} above chance)"
     if known.lineage in ("identical", "same lineage"):
         return Choice("naive", f"base and target are of {known.lineage} weights {cosine}", known)
     return Choice("anchored", f"base and target share no lineage {cosine}", known)

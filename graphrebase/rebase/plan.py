@@ -20,7 +20,8 @@ from graphrebase.structure import Role, Structure
 MOVED, CARRIED, COPIED, REFUSED = "moved", "carried", "copied", "refused"
 
 _MERGED = (
-    "the exporter stored it as one with others that would move otherwise; kept as in the target"
+    "the exporter stored several parameters as one tensor, and they would move apart; "
+    "kept as in the target"
 )
 
 

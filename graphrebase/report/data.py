@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,14 @@ def rebase_data(result: Result) -> dict[str, Any]:
         "sha256": dict(result.sha256),
         "output": None if result.output is None else str(result.output),
     }
+
+
+def by_reason(exceptions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:
+    """Return (action, reason, roles) of what was not moved, in order of first appearance."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in exceptions:
+        groups.setdefault((entry["action"], entry["reason"]), []).append(entry["role"])
+    return [(*key, roles) for key, roles in groups.items()]
 
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:

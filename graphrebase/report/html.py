@@ -11,6 +11,7 @@ from typing import Any
 
 from graphrebase import __version__
 from graphrebase.errors import OutputError, UsageError
+from graphrebase.report.data import by_reason
 
 
 def write_html(data: Mapping[str, Any], path: Path, *, kind: str) -> None:
@@ -41,7 +42,10 @@ def write_html(data: Mapping[str, Any], path: Path, *, kind: str) -> None:
         loader=jinja2.DictLoader(sources), autoescape=True, undefined=jinja2.StrictUndefined
     )
     text = environment.get_template(f"{kind}.html").render(
-        data=data, version=__version__, bars=_bars(data)
+        data=data,
+        version=__version__,
+        bars=_bars(data),
+        exceptions=by_reason(data.get("exceptions", ())),
     )
     _write(path, text)
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from graphrebase.report.data import by_reason
 from graphrebase.runtime import METRICS
 
 MANY = 12
@@ -40,6 +41,8 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]])
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(_text, value))
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1e-3 and value else f"{value:.3f}"
     # Names come out of files: control characters must not reach the terminal.
@@ -144,16 +147,16 @@ def rebase_tables(data: Data) -> list[RenderableType]:
     return items
 
 
-def _exceptions(data: Data) -> list[tuple[str, str, str]]:
-    """Return what was not moved: every role, or one line where many share a reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for entry in data["exceptions"]:
-        groups.setdefault((entry["action"], entry["reason"]), []).append(entry["role"])
-    rows = []
-    for (action, reason), roles in groups.items():
-        shown = roles if len(roles) <= MANY else [f"{roles[0]} and {len(roles) - 1} more"]
-        rows += [(role, action, reason) for role in shown]
-    return rows
+def _exceptions(data: Data) -> list[tuple[list[str], str, str]]:
+    """Return what was not moved, a row for each reason."""
+    return [
+        (_listed(roles), action, reason) for action, reason, roles in by_reason(data["exceptions"])
+    ]
+
+
+def _listed(roles: list[str]) -> list[str]:
+    """Return the lines that name roles: all, or the first and how many more."""
+    return roles if len(roles) <= MANY else [roles[0], f"and {len(roles) - 1} more"]
 
 
 def _head_facts(head: Data) -> Table:
@@ -183,7 +186,8 @@ def _verdict_facts(data: Data) -> Table:
         facts += [(f"E of {name}", f"{score:.2f}") for name, score in found["rivals"].items()]
     if found["agreement"] is not None:
         warning = ": loss may recover without accuracy" if found["loss_only"] else ""
-        facts.append(("agreement", f"{found['agreement']:.0%}{warning}"))
+        of_what = " (fine-tuned, and target + fine-tuned - base, choose the same)"
+        facts.append(("agreement", f"{found['agreement']:.0%}{of_what}{warning}"))
     if probes is not None:
         facts.append(("fitted on", probes_text(probes)))
     return _facts("without labels", facts)
