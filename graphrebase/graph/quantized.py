@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from graphrebase.graph.view import Graph, Node
@@ -84,6 +85,9 @@ CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeL
 
 #: From this accuracy level on MatMulNBits rounds its input to 8 bits.
 _INTEGER_ACCURACY = 4
+
+#: Number of inputs that say how a result is quantised.
+_SCALE_AND_POINT = 2
 
 #: Operators with rules of their own: input positions of their numbers, scales and zero points.
 _OWN: Mapping[tuple[str, str], tuple[int, int, int]] = {
@@ -194,6 +198,26 @@ def scale_constants(graph: Graph) -> frozenset[str]:
         if (users := graph.users(name))
         and all(slot.position in _scale_positions(slot.node) for slot in users)
     )
+
+
+def clipped_values(graph: Graph) -> frozenset[str]:
+    """Return the values whose quantised numbers have no place below zero.
+
+    That is what a Relu does, which quantisers and onnxruntime therefore leave out.
+    """
+    found = set()
+    for node in graph.nodes:
+        form = form_of(node)
+        if form is not None and len(form.result) == _SCALE_AND_POINT:
+            clipped, point = node.outputs[0], node.input(form.result[1])
+        elif node.op_type == "QuantizeLinear" and len(graph.users(node.inputs[0])) == 1:
+            clipped, point = node.inputs[0], node.input(2)
+        else:
+            continue
+        value = graph.constant_value(point) if point else None
+        if value is not None and (value == np.iinfo(value.dtype).min).all():
+            found.add(clipped)
+    return frozenset(found)
 
 
 def _scale_positions(node: Node) -> frozenset[int]:

@@ -17,6 +17,9 @@ from graphrebase.errors import InputError, UsageError, VerificationError
 from graphrebase.runtime.widened import widened
 
 _PROVIDERS = ["CPUExecutionProvider"]
+# Channels in blocks speed large convolutions up, but this step of onnxruntime ends the process on
+# some float16 models.
+_DISABLED = ["NchwcTransformer"]
 _MESSAGE_LENGTH = 300
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4  # a failing run is raised here, onnxruntime need not print it too
@@ -197,7 +200,10 @@ def _open(model: Path | bytes, threads: int, weights: Mapping[str, np.ndarray]) 
         options.add_external_initializers(list(weights), values)
     try:
         return onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=_PROVIDERS
+            str(model) if isinstance(model, Path) else model,
+            options,
+            providers=_PROVIDERS,
+            disabled_optimizers=_DISABLED,
         )
     except Exception as error:  # onnxruntime's errors share no base class
         lacking = _lacks_kernel(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,6 +77,7 @@ class _Search:
     graph: Graph
     shapes: ShapeTable
     outputs: Mapping[str, Linear]
+    clipped: Set[str]
     known: dict[str, _Sources | None] = field(default_factory=dict)
 
     def sources(self, value: str, depth: int = 0) -> _Sources | None:
@@ -91,7 +92,7 @@ class _Search:
             numbers = channels(self.shapes, value, linear.gives, linear.out_width)
             if numbers is None:
                 return None
-            source = _Source(self.outputs[value], numbers, active=False)
+            source = _Source(self.outputs[value], numbers, active=value in self.clipped)
             return {source.key: source}
         node = self.graph.producers.get(value)
         if node is None or node.op_type not in _ACTIVATION or depth > _LIMIT:
@@ -121,7 +122,11 @@ class _Search:
 
 
 def find_mlps(
-    graph: Graph, shapes: ShapeTable, linears: Sequence[Linear], taken: Sequence[Linear]
+    graph: Graph,
+    shapes: ShapeTable,
+    linears: Sequence[Linear],
+    taken: Sequence[Linear],
+    clipped: Set[str] = frozenset(),
 ) -> list[Mlp]:
     """Return the MLPs.
 
@@ -130,8 +135,9 @@ def find_mlps(
         shapes: its shapes.
         linears: all linear maps.
         taken: linear maps that belong to attention.
+        clipped: values that quantisation clips at zero, as a Relu would.
     """
-    search = _Search(graph, shapes, by_output(linears))
+    search = _Search(graph, shapes, by_output(linears), clipped)
     used = {id(linear) for linear in taken}
     found: list[Mlp] = []
     for down in linears:
@@ -145,8 +151,7 @@ def find_mlps(
 
 
 def _mlp(search: _Search, down: Linear, residual: Residual, used: set[int]) -> Mlp | None:
-    found = search.sources(down.input) if down.input not in search.outputs else None
-    sources = list((found or {}).values())
+    sources = list((search.sources(down.input) or {}).values())
     active = [s for s in sources if s.active]
     if not active or len(sources) > 2:
         return None

@@ -9,6 +9,7 @@ from graphrebase.graph import Graph, ShapeTable, build_graph, infer_shapes
 from graphrebase.graph.branches import paths
 from graphrebase.graph.dequantized import float_view
 from graphrebase.graph.pattern import Match, NearMiss, Scene
+from graphrebase.graph.quantized import clipped_values
 from graphrebase.io import Model
 from graphrebase.structure.blocks import Attention, find_attention, find_matches
 from graphrebase.structure.experts import find_expert_linears
@@ -65,7 +66,7 @@ def _parts_of(whole: Graph, source: Graph, shapes: ShapeTable) -> Parts:
         graph, shapes, linears, [m for m in matches if m.kind == "attention"]
     )
     taken = [linear for layer in attention for linear in layer.linears]
-    mlps = find_mlps(graph, shapes, linears, taken)
+    mlps = find_mlps(graph, shapes, linears, taken, clipped_values(source))
     feeds = feeding_inputs(graph)
     ordered = _in_order(graph, [*attention, *mlps], feeds)
     towers = tuple(find_streams(graph, [b.residual for b in ordered]))

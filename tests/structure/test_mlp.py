@@ -62,5 +62,18 @@ def test_one_map_is_no_gate(tmp_path: Path, activation: str) -> None:
     assert mlp.gate is None and mlp.width == UNITS
 
 
+def test_quantisation_that_clips_at_zero_is_an_activation(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["u"]),
+        helper.make_node("MatMul", ["u", "down"], ["d"]),
+        helper.make_node("Add", ["d", "x"], ["y"]),
+    ]
+    weights = {"up": weight(WIDTH, UNITS), "down": weight(UNITS, WIDTH)}
+    scene = scene_of(save(tmp_path, nodes, {"x": ["B", "T", WIDTH]}, ["y"], weights))
+    given = scene.graph, scene.shapes, find_linears(scene.graph, scene.shapes), ()
+    assert [mlp.width for mlp in find_mlps(*given, {"u"})] == [UNITS]
+    assert find_mlps(*given) == []
+
+
 def test_control_without_a_nonlinearity_it_is_no_mlp(tmp_path: Path) -> None:
     assert mlps(tmp_path, [helper.make_node("Neg", ["u"], ["h"])], UNITS) == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnxruntime.quantization import (  # type: ignore[import-untyped]
     CalibrationDataReader,
@@ -92,6 +93,22 @@ def test_blocks_are_those_of_the_float_model(tmp_path: Path, family: str, how: s
     else:
         named = {f["axis"]: f["reason"] for f in found["frozen"]}
         assert "share a byte" in named["residual"]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_activation_that_quantisation_stands_for_is_seen(tmp_path: Path, keeps: bool) -> None:
+    """The session leaves a Relu out where numbers below zero have no place."""
+    entry = zoo_model("t5-encoder-ts17-eager")
+    quantize(entry, "qdq", tmp_path / "qdq.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "model.onnx")
+    kept = ["QDQFinalCleanupTransformer", "QDQSelectorActionTransformer"] if keeps else []
+    onnxruntime.InferenceSession(tmp_path / "qdq.onnx", options, disabled_optimizers=kept)
+    operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert "Relu" not in operators and ("QLinearMatMul" in operators) is not keeps
+    found = summary(find_structure(read_model(tmp_path / "model.onnx")))
+    assert blocks(found) == blocks(summary(find_structure(read_model(entry.path))))
 
 
 def test_fused_attention_of_8_bits_is_seen(tmp_path: Path) -> None:

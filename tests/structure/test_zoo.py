@@ -24,7 +24,7 @@ MODELS = [
     *("llama-ts17-eager+fp16", "vit-cls-ts17-eager+bf16-stored", "bert-ts17-eager+files"),
     *("llama-ts17-eager+qdq-channel", "bert-ts17-eager+int8", "bert-ts17-eager+tf2onnx"),
     *("swin-dy18-sdpa", "encoder-decoder-ts17-eager", "mixtral-ts17-eager+bf16-stored"),
-    "gpt2-cache-ts17-eager+qoperator",
+    *("gpt2-cache-ts17-eager+qoperator", "mha-cross-dy18-sdpa+fp16"),
 ]
 
 

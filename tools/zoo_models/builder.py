@@ -146,7 +146,10 @@ def _run(
     options.intra_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["NchwcTransformer"],  # it ends the process on some float16 models
         )
     except Exception as error:  # onnxruntime's exceptions share no public base
         return list(next(iter(feeds.values()))), _refused(error)
