@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ from graphrebase.align import check_models
 from graphrebase.align import load as load_alignment
 from graphrebase.errors import MismatchError
 from graphrebase.graph import build_graph
-from graphrebase.io import Model, check_target, read_model, structure_difference
+from graphrebase.io import Model, check_output, read_model, scratch_folder, structure_difference
 from graphrebase.rebase.basis import Basis, aligned_basis, random_basis, write_basis
 from graphrebase.rebase.interface import describe
 from graphrebase.rebase.proof import check_basis
 from graphrebase.runtime import (
     Session,
     cast_inputs,
+    check_inputs,
     equivalent,
     load_npz,
     model_tolerance,
@@ -65,8 +65,8 @@ def permute_model(
         structure, basis = _aligned(source, alignment, free)
         origin = f"alignment {alignment.name}"
     record = {"graphrebase": f"permuted: {origin}"}
-    check_target(output, source.files, force=force)
-    with tempfile.TemporaryDirectory(prefix=".graphrebase-", dir=output.parent) as folder:
+    check_output(output, source.files, force=force)
+    with scratch_folder(output) as folder:
         trial = Path(folder) / output.name
         changed = write_basis(source, basis, trial, record)
         check = check_basis(structure, trial, basis, seed)
@@ -118,16 +118,22 @@ def verify_function(
     """
     source = read_model(model)
     reference, compared = Session(model), Session(other)
-    if set(reference.outputs) != set(compared.outputs) or set(reference.inputs) != set(
-        compared.inputs
+    for kind, one, two in (
+        ("inputs", reference.inputs, compared.inputs),
+        ("outputs", reference.outputs, compared.outputs),
     ):
-        raise MismatchError(
-            "the models have different inputs or outputs", where=f"{model} and {other}"
-        )
+        if set(one) != set(two):
+            raise MismatchError(
+                f"the models have different {kind}: {', '.join(one)} and {', '.join(two)}",
+                where=f"{model} and {other}",
+                hint="only models with the same inputs and outputs can be compared",
+            )
     if inputs is None:
         sets: list[dict[str, np.ndarray]] = two_sizes(reference, build_graph(source), seed)
     else:
-        sets = [cast_inputs(reference, split_labels(load_npz(inputs))[0])]
+        arrays = split_labels(load_npz(inputs))[0]
+        check_inputs(arrays, reference.inputs, where=str(inputs))
+        sets = [cast_inputs(reference, arrays)]
     result = equivalent(reference, compared, sets)
     limit = max(model_tolerance(source), model_tolerance(read_model(other)))
     return {

@@ -8,11 +8,8 @@ alignment gives the same bytes. Files are checked strictly on reading: they come
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +28,7 @@ from graphrebase.align.alignment import (
     is_permutation,
 )
 from graphrebase.errors import InputError, MismatchError, OutputError
+from graphrebase.io import write_file
 
 FORMAT: Final = "graphrebase-alignment"
 SCHEMA_VERSION: Final = "1"
@@ -54,20 +52,7 @@ def save(alignment: Alignment, path: Path, *, force: bool = False) -> None:
     if path.exists() and not force:
         raise OutputError("the output file exists", where=str(path), hint="use --force")
     data = _encode(alignment)
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise OutputError(
-            f"cannot write the alignment: {error.strerror}", where=str(path)
-        ) from None
+    write_file(path, data)
 
 
 def load(path: Path) -> Alignment:
@@ -84,7 +69,9 @@ def load(path: Path) -> Alignment:
             maps = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"cannot read the alignment: {reason}", where=str(path)) from None
+        raise InputError(
+            f"cannot read the alignment: {reason}", where=str(path), hint=ADVICE
+        ) from None
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"not a readable safetensors file: {error}", where=str(path), hint=ADVICE
@@ -151,12 +138,6 @@ def _tool_version() -> str:
         return version("graphrebase")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _checked_metadata(metadata: Mapping[str, str], path: Path) -> Mapping[str, str]:

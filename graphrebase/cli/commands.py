@@ -257,7 +257,10 @@ def evaluate(
                 models, data, keep_data=keep_data, metrics=metrics, progress=progress
             )
         elif base is None or finetuned is None or target is None:
-            raise UsageError("a sweep needs all of --base, --finetuned and --target")
+            raise UsageError(
+                "a sweep needs all of --base, --finetuned and --target",
+                hint="give the missing ones",
+            )
         else:
             result = evaluate_sweep(
                 Release(base, finetuned, target, target_finetuned),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphrebase.errors import OutputError, UsageError
+from graphrebase.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output file.")]
@@ -76,18 +76,15 @@ def check_outputs(
     paths: list[Path], force: bool, inputs: list[Path], also: Path | None = None
 ) -> None:
     """Refuse outputs that exist, are inputs, or are the same file twice; before any work."""
+    from graphrebase.io import check_output
+
     names = [p.resolve() for p in (*paths, *([also] if also else []))]
     if len(set(names)) < len(names):
-        raise UsageError("two outputs have the same name", where=str(names[0]))
+        raise UsageError(
+            "two outputs have the same name", where=str(names[0]), hint="name them apart"
+        )
     for path in paths:
-        if path.exists() and any(i.exists() and path.samefile(i) for i in inputs):
-            raise OutputError("an input file would be overwritten", where=str(path))
-        if path.exists() and not force:
-            raise OutputError("the output file exists", where=str(path), hint="use --force")
-        if not path.parent.is_dir():
-            raise OutputError(
-                "the output folder does not exist", where=str(path.parent), hint="create it first"
-            )
+        check_output(path, inputs, force=force)
 
 
 def show(data: dict[str, Any], as_json: bool, tables: Callable[[dict[str, Any]], Any]) -> None:

@@ -93,6 +93,26 @@ def is_any_of(path: Path, files: Iterable[Path]) -> bool:
     return any(file.exists() and os.path.samestat(own, file.stat()) for file in files)
 
 
+def check_output(target: Path, inputs: Iterable[Path], *, force: bool) -> None:
+    """Check before long work that a file which a user asks for can be written.
+
+    Raises:
+        OutputError: its folder is missing or read-only, or see `check_target`.
+    """
+    check_target(target, inputs, force=force)
+    folder = target.parent
+    if not folder.is_dir():
+        raise OutputError(
+            "the output folder does not exist", where=str(folder), hint="create it first"
+        )
+    if not os.access(folder, os.W_OK):
+        raise OutputError(
+            "the output folder is read-only",
+            where=str(folder),
+            hint="choose a folder you may write to",
+        )
+
+
 def check_target(target: Path, inputs: Iterable[Path], *, force: bool) -> None:
     """Check that ``target`` may be created or replaced.
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,33 @@ def output_errors(path: Path) -> Iterator[None]:
         hint = _HINTS.get(error.errno or 0)
         reason = error.strerror or str(error)
         raise OutputError(f"cannot write: {reason}", where=str(path), hint=hint) from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write one file, whole or not at all; an old one is replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with Staging(path.parent) as staging:
+        file = staging.open(path)
+        file.write(data)
+        file.sync()
+        staging.commit()
+
+
+def scratch_folder(beside: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that is gone when it is closed, where there is room for a model.
+
+    Args:
+        beside: an output, in whose folder it is made; the system's folder by default.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    parent = None if beside is None else beside.parent
+    with output_errors(beside or Path(tempfile.gettempdir())):
+        return tempfile.TemporaryDirectory(prefix=".graphrebase-", dir=parent)
 
 
 class StagedFile:

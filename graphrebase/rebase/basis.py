@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +14,7 @@ from onnx import helper, numpy_helper
 from graphrebase.align import Alignment
 from graphrebase.align.alignment import is_matrix
 from graphrebase.errors import MismatchError, OutputError, VerificationError
-from graphrebase.io import Model, is_float, scoped_graphs, write_model
+from graphrebase.io import Model, check_output, is_float, scoped_graphs, write_file, write_model
 from graphrebase.structure import Skip, Structure
 from graphrebase.symmetry import Symmetry, leaves, permute_array, random_permutations
 from graphrebase.symmetry.axes import Axis
@@ -155,14 +152,19 @@ def _write_with_gathers(
     *,
     force: bool,
 ) -> None:
-    if output.exists() and not force:
-        raise OutputError("the output file exists", where=str(output), hint="use --force")
-    if any(output.exists() and output.samefile(path) for path in model.files):
-        raise OutputError("the output is an input file", where=str(output), hint="write elsewhere")
+    check_output(output, model.files, force=force)
     edited = with_gathers(onnx.load(str(model.path)), basis, moved)
     for key, value in metadata.items():
         edited.metadata_props.add(key=key, value=value)
-    _save(edited, output)
+    try:
+        data = edited.SerializeToString()
+    except ValueError as error:
+        raise OutputError(
+            "with its Gathers the model is too large for one file",
+            where=str(output),
+            hint="align with --residual shared, which needs none",
+        ) from error
+    write_file(output, data)
 
 
 def with_gathers(
@@ -201,24 +203,6 @@ def _replace(
     for name, tensor in stored.items():
         if name in moved:
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(moved[name]()), tensor.name))
-
-
-def _save(proto: onnx.ModelProto, output: Path) -> None:
-    """Write a model in one file, all or nothing."""
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=output.name, suffix=".part", dir=output.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(proto.SerializeToString())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, output)
-    except (OSError, ValueError) as error:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise OutputError("cannot write the output", where=str(output), hint=str(error)) from error
 
 
 def leave_one_out(basis: Basis, skipped: Sequence[str]) -> dict[str, Callable[[], np.ndarray]]:

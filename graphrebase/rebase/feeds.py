@@ -84,6 +84,8 @@ def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
         made = synthetic_inputs(session, batch=samples, length=max(lengths, default=1), seed=0)
         odd = [n for n in missing if session.inputs[n].dtype.kind not in "iub" or n == "input_ids"]
         if odd:
-            raise InputError(f"the probes lack the input '{odd[0]}'")
+            raise InputError(
+                f"the probes lack the input '{odd[0]}'", hint="add an array of this name"
+            )
         given |= {name: made[name] for name in missing}
     return given

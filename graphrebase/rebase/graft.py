@@ -17,7 +17,7 @@ import onnx
 from onnx import defs, helper, numpy_helper
 
 from graphrebase.errors import MismatchError
-from graphrebase.io import read_model
+from graphrebase.io import read_model, scratch_folder
 from graphrebase.io.graft import Graft, needed, reads, write_grafted
 from graphrebase.rebase.ends import Stream, find_streams, head_roles, state_value
 from graphrebase.structure import Role, Structure, find_structure
@@ -81,8 +81,7 @@ def graft_head(
         MismatchError: the head cannot be told from the rest, or does not fit B's graph.
     """
     head = _Head.of(finetuned, target)
-    parent = None if beside is None else beside.parent
-    folder = tempfile.TemporaryDirectory(prefix=".graphrebase-", dir=parent)
+    folder = scratch_folder(beside)
     path = write_grafted(target.model, Path(folder.name), head.graft())
     structure = find_structure(read_model(path), residual=residual)
     lost = [n for n, r in finetuned.roles.items() if r.kind == "head" and n not in structure.roles]

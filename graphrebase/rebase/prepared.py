@@ -85,5 +85,8 @@ def make_candidate(task: Task, case: Case) -> Candidate:
     holder = case.holder
     plan = make_plan(task.vector, holder.structure, holder.template)
     if not any(entry.action == "moved" for entry in plan):
-        raise MismatchError("nothing of the fine-tuning can be moved onto the target")
+        raise MismatchError(
+            "nothing of the fine-tuning can be moved onto the target",
+            hint="look at all three with `graphrebase inspect`",
+        )
     return Candidate(task.vector, plan, holder.structure)

@@ -37,4 +37,6 @@ class Settings:
             if value not in allowed:
                 raise UsageError(f"unknown {name} '{value}'", hint=f"use {', '.join(allowed)}")
         if not abs(self.alpha) < float("inf"):
-            raise UsageError("alpha must be a finite number")
+            raise UsageError(
+                "alpha must be a finite number", hint="1 adds the fine-tuning as it is"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphrebase.io import write_model
+from graphrebase.io import scratch_folder, write_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
@@ -76,8 +75,7 @@ class Candidate:
         Args:
             beside: a file in whose folder there is room for it; the system's folder by default.
         """
-        parent = None if beside is None else beside.parent
-        with tempfile.TemporaryDirectory(prefix=".graphrebase-", dir=parent) as folder:
+        with scratch_folder(beside) as folder:
             path = Path(folder) / "trial.onnx"
             self.write(path, {})
             yield Session(path)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from graphrebase import __version__
-from graphrebase.errors import OutputError, UsageError
+from graphrebase.errors import UsageError
+from graphrebase.io import write_file
 from graphrebase.report.data import by_reason
 
 
@@ -47,21 +46,10 @@ def write_html(data: Mapping[str, Any], path: Path, *, kind: str) -> None:
         bars=_bars(data),
         exceptions=by_reason(data.get("exceptions", ())),
     )
-    _write(path, text)
+    write_file(path, text.encode())
 
 
 def _bars(data: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Return the alignment score of every space as (name, score clipped to 0..1)."""
     scores = (data.get("alignment") or {}).get("space_scores", {})
     return [(name, min(max(float(score), 0.0), 1.0)) for name, score in scores.items()]
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError("cannot write the report", where=str(path), hint=str(error)) from error

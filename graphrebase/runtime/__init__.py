@@ -7,13 +7,14 @@ from graphrebase.runtime.comparison import (
     model_tolerance,
     tolerance,
 )
-from graphrebase.runtime.data import cast_inputs, load_npz, split_labels
+from graphrebase.runtime.data import cast_inputs, check_inputs, load_npz, split_labels
 from graphrebase.runtime.exposed import exposed
 from graphrebase.runtime.labels import Labelled, read_labelled
 from graphrebase.runtime.metrics import METRICS
 from graphrebase.runtime.probes import Probes, generate, probe_kind
 from graphrebase.runtime.scores import Scores, evaluate
 from graphrebase.runtime.session import InputSpec, NoKernelError, Session
+from graphrebase.runtime.signature import declared_inputs
 from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit, two_sizes
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "Scores",
     "Session",
     "cast_inputs",
+    "check_inputs",
     "compare",
+    "declared_inputs",
     "equivalent",
     "evaluate",
     "exposed",

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,9 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: the file is missing, damaged, not npz, empty, or holds pickled objects.
     """
+    _check_archive(path)
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError("this is one array, not an npz file", where=str(path), hint=_HINT)
-        with archive:
+        with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except _DAMAGED as error:
         raise InputError(
@@ -46,12 +45,79 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _check_archive(path: Path) -> None:
+    if not path.exists():
+        raise InputError("the data file does not exist", where=str(path), hint="check the path")
+    try:
+        is_archive = zipfile.is_zipfile(path)
+    except OSError:
+        is_archive = False
+    if not is_archive:
+        raise InputError("this is not an npz file", where=str(path), hint=_HINT)
+
+
 def split_labels(
     arrays: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Return the inputs, and the array under ``label`` if there is one."""
     inputs = {name: array for name, array in arrays.items() if name != LABEL}
     return inputs, arrays.get(LABEL)
+
+
+def check_inputs(
+    arrays: Mapping[str, np.ndarray], inputs: Mapping[str, InputSpec], *, where: str | None = None
+) -> None:
+    """Check that arrays fit what a model declares; arrays that are not its inputs are passed over.
+
+    Args:
+        arrays: by name, axis 0 the samples.
+        inputs: the declared inputs.
+        where: the file that the arrays are from.
+
+    Raises:
+        InputError: no array is an input, or one has another type, number of axes or fixed size,
+            or holds NaN.
+    """
+    fitting = [name for name in arrays if name in inputs]
+    if not fitting:
+        raise InputError(
+            f"none of the arrays is an input of the model: {', '.join(sorted(arrays))}",
+            where=where,
+            hint=f"give one array per input: {', '.join(inputs)}",
+        )
+    for name in fitting:
+        _check_type(arrays[name].dtype, inputs[name], where)
+        _check_shape(arrays[name].shape, inputs[name], where)
+        if arrays[name].dtype.kind == "f" and np.isnan(arrays[name]).any():
+            raise InputError(
+                f"input '{name}' holds NaN", where=where, hint="leave these samples out"
+            )
+
+
+def _check_type(given: np.dtype[Any], spec: InputSpec, where: str | None) -> None:
+    wanted = spec.dtype.kind
+    legal = "OU" if wanted == "O" else "biu" if wanted in "biu" else "biufV"
+    if given != spec.dtype and given.kind not in legal:
+        raise InputError(
+            f"input '{spec.name}' has type {given}, the model needs {spec.dtype}",
+            where=where,
+            hint=f"store it as {spec.dtype}",
+        )
+
+
+def _check_shape(given: tuple[int, ...], spec: InputSpec, where: str | None) -> None:
+    """Check the axes but the first: a batch that is baked in is what runs are cut into."""
+    same = len(given) == len(spec.shape) and all(
+        not isinstance(size, int) or n == size
+        for n, size in zip(given[1:], spec.shape[1:], strict=True)
+    )
+    if spec.shape and not same:
+        raise InputError(
+            f"input '{spec.name}' has the shape ({', '.join(map(str, given))}), the model "
+            f"declares ({', '.join(map(str, spec.shape))})",
+            where=where,
+            hint="axis 0 is the samples, the others are as the model declares them",
+        )
 
 
 def cast_inputs(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -73,15 +139,10 @@ def cast_inputs(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str,
 def _cast(array: np.ndarray, spec: InputSpec) -> np.ndarray:
     if array.dtype == spec.dtype:
         return array
-    given, wanted = array.dtype.kind, spec.dtype.kind
-    if wanted == "O" and given in "OU":
+    wanted = spec.dtype.kind
+    _check_type(array.dtype, spec, None)
+    if wanted == "O":
         return array.astype(object)
-    legal = given in "biu" if wanted in "biu" else given in "biufV"
-    if not legal or "O" in (given, wanted):
-        raise InputError(
-            f"input '{spec.name}' has type {array.dtype}, the model needs {spec.dtype}",
-            hint=f"store it as {spec.dtype}",
-        )
     with np.errstate(over="ignore"):
         result = array.astype(spec.dtype)
     if wanted in "biu" and not np.array_equal(result, array):

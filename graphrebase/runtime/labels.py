@@ -10,7 +10,7 @@ import numpy as np
 
 from graphrebase.errors import InputError
 from graphrebase.runtime.batches import predict
-from graphrebase.runtime.data import cast_inputs, load_npz, split_labels
+from graphrebase.runtime.data import cast_inputs, check_inputs, load_npz, split_labels
 from graphrebase.runtime.scores import IGNORED
 from graphrebase.runtime.session import Session
 from graphrebase.runtime.signature import token_input
@@ -35,9 +35,11 @@ def read_labelled(path: Path, session: Session) -> Labelled:
     """Return the data of an npz file, with labels that fit a model.
 
     Raises:
-        InputError: the file cannot be read, or has no labels and the model is not causal.
+        InputError: the file cannot be read, does not fit the model, or has no labels and the model
+            is not causal.
     """
     inputs, labels = split_labels(load_npz(path))
+    check_inputs(inputs, session.inputs, where=str(path))
     if labels is not None:
         return Labelled(inputs, labels, "label")
     tokens = token_input(session)

@@ -124,8 +124,8 @@ class Session:
             raise VerificationError(
                 f"the model does not run with the inputs {shapes}: {_shorten(error)}",
                 where=self._where,
-                hint="some exports bake a size in although they declare it dynamic; "
-                "try the sizes it was exported with",
+                hint="check that indices are inside their tables and sequences not too long; some "
+                "exports bake a size in although they declare it dynamic",
             ) from error
         return dict(zip(wanted, arrays, strict=True))
 

@@ -5,16 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from graphrebase.graph import Graph
 from graphrebase.runtime.batches import main_output
-from graphrebase.runtime.session import Session
+from graphrebase.runtime.session import InputSpec, Session
 from graphrebase.runtime.synthetic import length_limit
 
 LENGTH = 64
 """Tokens of a generated sequence, where nothing says otherwise."""
 Arrays = dict[str, np.ndarray]
 Note = Callable[[str], None]
+
+
+def declared_inputs(graph: Graph) -> dict[str, InputSpec]:
+    """Return what a model declares of its inputs, without opening a session."""
+    return {name: _declared(name, value.type.tensor_type) for name, value in graph.inputs.items()}
+
+
+def _declared(name: str, tensor: onnx.TypeProto.Tensor) -> InputSpec:
+    shape = tuple(
+        d.dim_value if d.HasField("dim_value") else d.dim_param or f"{name}.{axis}"
+        for axis, d in enumerate(tensor.shape.dim)
+    )
+    return InputSpec(name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)
 
 
 def token_input(session: Session) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +245,39 @@ def test_output_over_an_input_is_refused(pair: tuple[Path, Path, Path], tmp_path
     for copy in copies:
         assert run(*rebase_arguments(*copies, copy), "--force") == 6  # type: ignore[arg-type]
     assert [p.read_bytes() for p in copies] == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only_is_refused_before_any_work(
+    pair: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert run(*rebase_arguments(*pair, locked / "out.onnx")) == 6
+    assert run("permute", pair[0], "-o", locked / "out.onnx", "--random") == 6
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_bug(
+    pair: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs this may be root, so the system's refusal is played."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    assert run("permute", pair[0], "-o", tmp_path / "out.onnx", "--random") == 6
+
+
+def test_probes_that_do_not_fit_are_refused_before_any_work(
+    pair: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes, output = tmp_path / "probes.npz", tmp_path / "out.onnx"
+    for arrays in ({"pixels": np.zeros((64, 3))}, {"pixel_values": np.zeros((64, 3))}):
+        np.savez(probes, **arrays)
+        assert run(*rebase_arguments(*pair, output), "--probes", probes) == 3
+        assert str(probes) in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_every_command_and_option_has_help() -> None:

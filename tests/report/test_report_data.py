@@ -198,7 +198,7 @@ def test_html_for_a_run_without_alignment(tmp_path: Path) -> None:
 
 
 def test_html_failures_are_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OutputError, match="report"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_html(REBASE, tmp_path / "missing" / "r.html", kind="rebase")
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(UsageError) as caught:

@@ -11,7 +11,14 @@ from onnx import TensorProto, helper
 from runtime.runtime_models import FLOAT, model
 
 from graphrebase.errors import InputError
-from graphrebase.runtime import Session, cast_inputs, load_npz, split_labels
+from graphrebase.runtime import (
+    InputSpec,
+    Session,
+    cast_inputs,
+    check_inputs,
+    load_npz,
+    split_labels,
+)
 
 
 def test_arrays_come_back(tmp_path: Path) -> None:
@@ -110,3 +117,26 @@ def test_casts_keep_the_values(kind: int, given: np.ndarray) -> None:
 def test_casts_that_lose_values_are_refused(kind: int, given: np.ndarray) -> None:
     with pytest.raises(InputError, match="'x'"):
         cast_inputs(_session(kind), {"x": given})
+
+
+IMAGES = {"x": InputSpec("x", np.dtype(np.float32), ("n", 3, 4, 4))}
+
+
+def test_arrays_that_fit_are_let_through() -> None:
+    check_inputs({"x": np.zeros((9, 3, 4, 4), np.uint8), "other": np.zeros(1)}, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("y", np.zeros((9, 3, 4, 4)), "none of the arrays"),
+        ("x", np.full((9, 3, 4, 4), "a"), "has type"),
+        ("x", np.zeros((9, 3, 4)), "has the shape"),
+        ("x", np.zeros((9, 3, 4, 5)), "has the shape"),
+        ("x", np.full((9, 3, 4, 4), np.nan), "holds NaN"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(name: str, array: np.ndarray, reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as refusal:
+        check_inputs({name: array}, IMAGES, where="d.npz")
+    assert refusal.value.where == "d.npz" and refusal.value.hint
