@@ -74,7 +74,7 @@ def _attention(layer: Attention) -> dict[str, Any]:
         "kv_heads": layer.kv_heads,
         "head_dim": int(layer.query.index.shape[1]),
         "value_dim": int(layer.value.index.shape[1]),
-        "hidden": layer.query.linear.in_width,
+        "hidden": layer.output.linear.out_width,
         "packed": _is_packed(layer),
         "node": str(layer.match.node),
     }

@@ -14,6 +14,7 @@ import numpy as np
 
 from graphrebase.graph import Graph, Node, ShapeTable
 from graphrebase.graph.shapes import is_static
+from graphrebase.graph.writes import written_block
 from graphrebase.structure.linear import Linear
 from graphrebase.structure.views import move_indices
 
@@ -100,6 +101,8 @@ class Tracer:
     def _through(self, node: Node, value: str, depth: int) -> Traced | None:
         if node.op_type == "Concat":
             return self._joined(node, value, depth)
+        if node.op_type == "ScatterND":
+            return self._written(node, value, depth)
         if node.op_type in _STRUCTURAL:
             moved = self.trace(node.inputs[0], depth)
             if moved is None:
@@ -124,27 +127,51 @@ class Tracer:
         Inside a head, parts of another linear map come from elsewhere too: a key of DeepSeek-V2 is
         one part per head and one that turns with the position, which all heads share.
         """
-        sources = [self.trace(name, depth) for name in node.inputs]
-        traced = [s for s in sources if s is not None]
-        sizes = [self._size(name) for name in node.inputs]
-        if not traced or None in sizes:
+        found = self._parts(node.inputs, depth)
+        if found is None:
             return None
-        main = max(traced, key=lambda s: np.unique(s.table).size)
-        own = [s is not None and s.linear is main.linear for s in sources]
+        main, tables = found
         inside = node.attributes["axis"] in (-1, main.table.ndim - 1)
-        if not inside and any(s is not None and not o for s, o in zip(sources, own, strict=True)):
+        sources = [self.trace(name, depth) for name in node.inputs]
+        if not inside and any(s and s.linear is not main.linear for s in sources):
             return None
-        tables = [
-            source.table if source is not None and mine else np.full(size or (), ELSEWHERE)
-            for source, mine, size in zip(sources, own, sizes, strict=True)
-        ]
         try:
             joined = np.concatenate(tables, node.attributes["axis"])
         except ValueError:  # declared sizes that do not fit together
             return None
-        if joined.shape != self._size(value):
+        return self._made(main, joined, value)
+
+    def _written(self, node: Node, value: str, depth: int) -> Traced | None:
+        """Put a block in the place of what was there (``key[..., :n] = own``)."""
+        starts = written_block(self.graph.producers, self.shapes, node)
+        found = self._parts([node.inputs[0], node.inputs[2]], depth)
+        if starts is None or found is None:
             return None
-        return Traced(main.linear, joined, 1 + max(s.steps for s in traced))
+        main, (table, block) = found
+        table = table.copy()
+        places = [start[0] for start in starts]
+        table[tuple(slice(a, a + n) for a, n in zip(places, block.shape, strict=False))] = block
+        return self._made(main, table, value)
+
+    def _parts(self, names: Sequence[str], depth: int) -> tuple[Traced, list[np.ndarray]] | None:
+        """Return the source that brings most channels, and the table of its channels per operand.
+
+        Everything else comes from elsewhere.
+        """
+        sources = [self.trace(name, depth) for name in names]
+        sizes = [self._size(name) for name in names]
+        traced = [s for s in sources if s is not None]
+        if not traced or None in sizes:
+            return None
+        main = max(traced, key=lambda s: np.unique(s.table).size)
+        tables = [
+            s.table if s is not None and s.linear is main.linear else np.full(n or (), ELSEWHERE)
+            for s, n in zip(sources, sizes, strict=True)
+        ]
+        return Traced(main.linear, main.table, max(s.steps for s in traced)), tables
+
+    def _made(self, main: Traced, table: np.ndarray, value: str) -> Traced | None:
+        return _after(main, table) if table.shape == self._size(value) else None
 
     def _size(self, value: str) -> tuple[int, ...] | None:
         shape = self.shapes.shape(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,18 @@ def core(key: str = "k", *, scores: str = "scores") -> list[NodeProto]:
 
 
 def found(
-    folder: Path, parts: list[Parts], nodes: list[NodeProto], more: Mapping[str, np.ndarray]
+    folder: Path,
+    parts: list[Parts],
+    nodes: list[NodeProto],
+    more: Mapping[str, np.ndarray],
+    size: Sequence[str | int] = ("B", "S"),
 ) -> Structure:
     weights: dict[str, np.ndarray] = {"flat": ints(0, 0, WIDTH), **more}
     before: list[NodeProto] = []
     for made, constants in parts:
         before += made
         weights |= constants
-    path = save(folder, [*before, *nodes], {"x": ["B", "S", WIDTH]}, ["y"], weights)
+    path = save(folder, [*before, *nodes], {"x": [*size, WIDTH]}, ["y"], weights)
     return find_structure(read_model(path), free=())
 
 
@@ -95,6 +99,25 @@ def test_keys_with_a_part_that_all_heads_share(tmp_path: Path) -> None:
     assert made.axes[0] is not None and made.axes[0] == roles["block.0.attention.v.weight"].axes[2]
     assert np.array_equal(structure.read(made.name), weight(WIDTH, 5, seed=5).T[:3])
     assert roles["inner.linear.0.1.weight"].view.shape == (2, WIDTH)
+
+
+def test_keys_whose_parts_are_written_into_place(tmp_path: Path) -> None:
+    """As MiniCPM3: ``key[..., :4] = own; key[..., 4:] = shared``."""
+    parts = [heads("q", "x", 6), heads("own", "x", 4, seed=1), heads("v", "x", seed=2)]
+    place = np.stack(np.meshgrid(*map(np.arange, (2, HEADS, 3, 6)), indexing="ij"), -1)
+    shared = [
+        node("MatMul", ["x", "wshared"], ["turning"]),
+        node("Unsqueeze", ["turning", "one"], ["lifted"]),
+        node("Expand", ["lifted", "repeats"], ["repeated"]),
+        node("ScatterND", ["empty", "first", "own"], ["half"]),
+        node("ScatterND", ["half", "second", "repeated"], ["k"]),
+    ]
+    more = {"first": place[..., :4, :], "second": place[..., 4:, :], "one": ints(1)}
+    more |= {"empty": np.zeros((2, HEADS, 3, 6), np.float32), "repeats": ints(1, HEADS, 1, 1)}
+    more |= {"wshared": weight(WIDTH, 2, seed=5), "wo": weight(8, 8, seed=6)}
+    structure = found(tmp_path, parts, [*shared, *core(), *ends()], more, (2, 3))
+    assert attention(structure) == nominal(head_dim=6)
+    assert structure.roles["block.0.attention.k.weight"].view.shape == (HEADS, INNER, WIDTH)
 
 
 def test_a_norm_before_the_output_projection(tmp_path: Path) -> None:
