@@ -173,13 +173,19 @@ def children(form: Form) -> Iterable[Axis]:
 
 def leaves(axis: Axis) -> list[Axis]:
     """Return the free axes inside an axis term, in index order, each class once."""
-    form = axis.form
-    if isinstance(form, Leaf):
-        return [axis.root]
-    found: dict[Axis, None] = {}
-    for inner in children(form):
-        found.update(dict.fromkeys(leaves(inner)))
-    return list(found)
+    # Terms share parts (fibres over the same axis), so each is looked into once.
+    found: list[Axis] = []
+    seen, stack = set[Axis](), [axis]
+    while stack:
+        cell = stack.pop().root
+        if cell in seen:
+            continue
+        seen.add(cell)
+        if isinstance(cell.form, Leaf):
+            found.append(cell)
+        else:
+            stack.extend(reversed(tuple(children(cell.form))))
+    return found
 
 
 def occurs(root: Axis, term: Axis) -> bool:
