@@ -2,12 +2,15 @@
 
 The core is a Softmax between two contractions. Scores may be scaled, capped (Gemma 2: Div, Tanh,
 Mul), masked by Add, Where or Max (XGLM), joined by a sink that takes a share (GPT-OSS: Concat, and
-Slice afterwards) and cast around the Softmax; the weights may pass a NaN guard (sdpa: IsNaN and
-Where) before they meet v. Scales on q or k^T and transposes belong to their operands.
+Slice afterwards), mixed over heads by a constant (talking heads) and cast around the Softmax; the
+weights may pass a NaN guard (sdpa: IsNaN and Where) before they meet v. Scales on q or k^T and
+transposes belong to their operands.
 An Einsum may have its axes in any order: the match says where heads and positions are.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from graphrebase.graph.equation import Equation
 from graphrebase.graph.pattern import Match, NearMiss, Pattern, Scene
@@ -21,18 +24,19 @@ _SCORE_OPS = frozenset(
 )
 _WEIGHT_OPS = frozenset({"Cast", "Dropout", "Mul", "Reshape", "Slice", "Unsqueeze", "Where"})
 _CONTRACTIONS = frozenset({"Einsum", "MatMul"})
+#: Talking heads mix scores or weights over heads by a constant, the heads turned to the end or not.
+_MIXING = frozenset({"Conv", *_CONTRACTIONS})
+_AROUND_MIXING = frozenset({"LayerNormalization", "Transpose"})
 
 
 def _match(scene: Scene, node: Node) -> Match | NearMiss | None:
     scores = _scores(scene, node)
-    weights = scene.forward(node.outputs[0], _WEIGHT_OPS, _CONTRACTIONS)
-    before = scores is not None
-    after = weights is not None and len(scene.computed_inputs(weights)) == 2
-    if not before and not after:
+    weights = _weights(scene, node)
+    if scores is None and weights is None:
         return None
     if scores is None:
         return NearMiss("attention_softmax", node, "no contraction of q and k before this Softmax")
-    if weights is None or not after:
+    if weights is None:
         return NearMiss("attention_softmax", node, "no contraction with v after this Softmax")
     if scores.op_type != weights.op_type:
         return NearMiss("attention_softmax", node, "one contraction is an Einsum, the other is not")
@@ -54,8 +58,39 @@ def _scores(scene: Scene, node: Node) -> Node | None:
         for n in scene.all_back(node.inputs[0], _SCORE_OPS, _CONTRACTIONS)
         if len(scene.computed_inputs(n)) == 2
     ]
+    found = found or list(_before_mixing(scene, node.inputs[0]))
     by_content = (n for n in found if all(map(scene.varies, n.inputs)))
     return next(by_content, found[0] if found else None)
+
+
+def _before_mixing(scene: Scene, name: str) -> Iterator[Node]:
+    """Yield the contractions of q and k behind scores that a constant mixes over heads.
+
+    Scores have an axis of heads; what a router turns into shares has none.
+    """
+    if scene.rank(name) < 4:
+        return
+    for node in scene.all_back(name, _SCORE_OPS | _AROUND_MIXING, _MIXING):
+        computed = scene.computed_inputs(node)
+        if scene.rank(node.outputs[0]) < 4:
+            continue
+        if len(computed) == 2 and node.op_type in _CONTRACTIONS:
+            yield node
+        elif len(computed) == 1:
+            yield from _before_mixing(scene, computed[0])
+
+
+def _weights(scene: Scene, node: Node) -> Node | None:
+    """Return the contraction with v, perhaps behind a constant that mixes weights over heads."""
+    found = scene.forward(node.outputs[0], _WEIGHT_OPS, _MIXING)
+    if scene.rank(node.outputs[0]) >= 4:
+        wide = _WEIGHT_OPS | _AROUND_MIXING
+        found = found or scene.forward(node.outputs[0], wide, _MIXING)
+        if found is not None and len(scene.computed_inputs(found)) == 1:
+            found = scene.forward(found.outputs[0], wide, _CONTRACTIONS)
+    if found is None or found.op_type not in _CONTRACTIONS:
+        return None
+    return found if len(scene.computed_inputs(found)) == 2 else None
 
 
 def _einsum(scene: Scene, node: Node, scores: Node, weights: Node) -> Match | NearMiss:

@@ -17,14 +17,17 @@ _NONLINEAR = {
     *("LeakyRelu", "Log", "Max", "Min", "Mish", "PRelu", "Relu", "Selu", "Sigmoid", "Sin"),
     *("Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu"),
 }
+#: What they give is read beside the units themselves.
+_STATISTICS = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 _STRUCTURAL = {"Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 #: Operators an activation function may consist of.
 _ACTIVATION = {
     *_NONLINEAR,
     *_STRUCTURAL,
-    *("Add", "Cast", "Div", "Dropout", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"),
-    # EVA normalises the hidden units.
-    *("LayerNormalization", "RMSNormalization", "ReduceMean"),
+    *("Add", "Cast", "Div", "Dropout", "Expand", "Greater", "Less", "Mul", "Neg", "Pow"),
+    *("Reciprocal", "Sqrt", "Sub", "Where"),
+    # EVA normalises the hidden units, ConvNeXt V2 weighs them by their size over all positions.
+    *("LayerNormalization", "RMSNormalization", *_STATISTICS),
 }
 #: Longest chain of nodes between two linear maps.
 _LIMIT = 24
@@ -95,7 +98,7 @@ class _Search:
             source = _Source(self.outputs[value], numbers, active=value in self.clipped)
             return {source.key: source}
         node = self.graph.producers.get(value)
-        if node is None or node.op_type not in _ACTIVATION or depth > _LIMIT:
+        if node is None or depth > _LIMIT or not _keeps_units(self.graph, node):
             return None
         found: _Sources = {}
         for name in dict.fromkeys(node.inputs):
@@ -104,8 +107,8 @@ class _Search:
             inner = self.sources(name, depth + 1)
             if inner is None:
                 return None
-            if node.op_type == "ReduceMean":
-                continue  # a statistic of units that come another way
+            if node.op_type in _STATISTICS:
+                continue  # the units themselves come another way
             for source in inner.values():
                 moved = self._moved(node, name, value, source)
                 if moved is None:
@@ -119,6 +122,14 @@ class _Search:
         if table is None:
             return None
         return _Source(source.linear, table, source.active or node.op_type in _NONLINEAR)
+
+
+def _keeps_units(graph: Graph, node: Node) -> bool:
+    """Tell whether a node leaves units apart; a depthwise convolution does (SegFormer)."""
+    if node.op_type != "Conv":
+        return node.op_type in _ACTIVATION
+    weight = graph.constants.get(node.inputs[1])
+    return weight is not None and node.attributes.get("group", 1) == weight.shape[0]
 
 
 def find_mlps(

@@ -107,10 +107,11 @@ def attention_spaces(table: SpaceTable, layer: Attention, index: int) -> Attenti
     if not query or not value:
         return AttentionSpaces(None, None, None, None)
     head_axis = _head_axis(value, kv)
-    member_axis = _member_axis(query, layer)
+    member_axis = _member_axis(query, layer, head_axis)
     head = None
     if head_axis is not None and kv > 1:
-        free = isinstance(head_axis.form, Leaf)
+        # Talking heads mix queries' heads into those of values: two orders, of which we keep both.
+        free = isinstance(head_axis.form, Leaf) and _meets(head_axis, query)
         head = table.add(Space(f"block.{index}.head", "head", kv), [head_axis])
         if not free:
             table.fixed.add(head)
@@ -129,14 +130,26 @@ def _head_axis(value: Sequence[Axis], kv: int) -> Axis | None:
     return next((f for f in fitting if isinstance(f.form, Leaf)), fitting[0] if fitting else None)
 
 
-def _member_axis(query: Sequence[Axis], layer: Attention) -> Axis | None:
-    """Return the axis of the query heads inside a key-value head, if there are several."""
+def _meets(head: Axis, query: Sequence[Axis]) -> bool:
+    """Tell whether the heads of the queries are those of the values."""
+    over = [f.form.over for f in query if isinstance(f.form, Fibre)]
+    return any(axis.root is head.root for axis in (*query, *over))
+
+
+def _member_axis(query: Sequence[Axis], layer: Attention, head: Axis | None) -> Axis | None:
+    """Return the axis of the query heads inside a key-value head, if there are several.
+
+    Where keys are repeated as a whole (Tile), it is the outer axis and one order for all heads.
+    """
     if layer.heads == layer.kv_heads:
         return None
     if layer.kv_heads == 1:
         lead = (f for f in query[:-1] if f.length == layer.heads and isinstance(f.form, Leaf))
         return next(lead, None)
-    return next((f for f in query[:-1] if isinstance(f.form, Fibre)), None)
+    inside = next((f for f in query[:-1] if isinstance(f.form, Fibre)), None)
+    count, taken = layer.heads // layer.kv_heads, head.root if head is not None else None
+    outer = (f for f in query[:-1] if isinstance(f.form, Leaf) and f.length == count)
+    return inside or next((f for f in outer if f.root is not taken), None)
 
 
 def _static_factors(symmetry: Symmetry, axes: Sequence[Axis]) -> list[Axis]:

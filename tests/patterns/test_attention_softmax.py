@@ -17,6 +17,7 @@ Q = {"q": [2, 4, 5, 8], "k": [2, 4, 8, 5], "v": [2, 4, 5, 8]}
 
 def found(folder: Path, nodes: list[object], inputs: dict[str, list[int]], output: str) -> object:
     scale = {"scale": np.array(0.3, np.float32), "mask": np.zeros((5, 5), np.float32)}
+    scale |= {"kernel": np.ones((4, 4, 1, 1), np.float32), "mix": np.ones((4, 4), np.float32)}
     scene = scene_of(save(folder, nodes, inputs, [output], scale))  # type: ignore[arg-type]
     node = next(n for n in scene.graph.nodes if n.op_type == "Softmax")
     assert node.op_type in PATTERN.core
@@ -48,6 +49,31 @@ def test_attention(name: str, tmp_path: Path) -> None:
     match = found(tmp_path, nodes, Q, "y")
     assert isinstance(match, Match)
     assert dict(match.parts) == {"query": "q", "key": "k", "value": "v", "output": "y"}
+
+
+def talking(mix: str) -> list[object]:
+    """Return attention whose scores and weights are mixed over heads."""
+    ends = {"perm": [0, 2, 3, 1]}, {"perm": [0, 3, 1, 2]}
+    return [
+        helper.make_node("MatMul", ["q", "k"], ["scores"]),
+        helper.make_node("Conv", ["scores", "kernel"], ["mixed"]),
+        helper.make_node("Softmax", ["mixed"], ["p"], axis=-1),
+        helper.make_node("Transpose", ["p"], ["turned"], **ends[0]),
+        helper.make_node("MatMul", ["turned", mix], ["again"]),
+        helper.make_node("Transpose", ["again"], ["weights"], **ends[1]),
+        helper.make_node("MatMul", ["weights", "v"], ["y"]),
+    ]
+
+
+def test_heads_may_be_mixed_by_constants(tmp_path: Path) -> None:
+    match = found(tmp_path, talking("mix"), Q, "y")
+    assert isinstance(match, Match)
+    assert dict(match.parts) == {"query": "q", "key": "k", "value": "v", "output": "y"}
+
+
+def test_control_weights_times_something_computed_are_another_value(tmp_path: Path) -> None:
+    answer = found(tmp_path, talking("other"), {**Q, "other": [2, 5, 4, 4]}, "y")
+    assert not isinstance(answer, Match) or answer.parts["output"] != "y"
 
 
 def test_a_sink_takes_a_share(tmp_path: Path) -> None:

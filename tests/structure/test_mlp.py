@@ -25,6 +25,7 @@ def mlps(folder: Path, middle: list[NodeProto], first: int) -> list[Mlp]:
     ]
     weights = {"up": weight(WIDTH, first), "down": weight(UNITS, WIDTH), "halves": ints(8, 8)}
     weights["side"] = weight(WIDTH, UNITS, seed=3)
+    weights |= {f"kernel{n}": weight(UNITS, UNITS // n, 3) for n in (1, UNITS)}
     path = save(folder, nodes, {"x": ["B", "T", WIDTH]}, ["y"], weights)
     scene = scene_of(path)
     return find_mlps(scene.graph, scene.shapes, find_linears(scene.graph, scene.shapes), [])
@@ -54,6 +55,29 @@ def test_two_maps_are_gate_and_up(tmp_path: Path) -> None:
     (mlp,) = mlps(tmp_path, middle, UNITS)
     assert mlp.gate is not None
     assert (mlp.gate.weight.tensor, mlp.up.weight.tensor) == ("up", "side")
+
+
+def test_a_size_over_all_positions_is_read_beside_the_units(tmp_path: Path) -> None:
+    """ConvNeXt V2: units times their norm over positions."""
+    middle = [
+        helper.make_node("Relu", ["u"], ["a"]),
+        helper.make_node("ReduceL2", ["a"], ["size"], axes=[1]),
+        helper.make_node("Mul", ["a", "size"], ["h"]),
+    ]
+    (mlp,) = mlps(tmp_path, middle, UNITS)
+    assert mlp.gate is None and mlp.width == UNITS
+
+
+@pytest.mark.parametrize("groups", [UNITS, 1])
+def test_a_convolution_over_positions_must_keep_units_apart(tmp_path: Path, groups: int) -> None:
+    """SegFormer: a depthwise convolution between the maps; a full one mixes units."""
+    middle = [
+        helper.make_node("Transpose", ["u"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("Conv", ["turned", f"kernel{groups}"], ["c"], group=groups, pads=[1, 1]),
+        helper.make_node("Transpose", ["c"], ["back"], perm=[0, 2, 1]),
+        helper.make_node("Relu", ["back"], ["h"]),
+    ]
+    assert len(mlps(tmp_path, middle, UNITS)) == (groups == UNITS)
 
 
 @pytest.mark.parametrize("activation", ["Relu", "Tanh", "Selu", "Celu", "Softsign", "Clip", "Exp"])

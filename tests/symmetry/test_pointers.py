@@ -88,3 +88,46 @@ def test_two_different_look_ups_share_no_order_of_units(tmp_path: Path) -> None:
     ]
     symmetry = assert_permutes(save_experts(tmp_path, second=second), FEEDS, "down")
     assert sorted((g.size, g.count) for g in symmetry.groups) == [(EXPERTS, 1), (UNITS, 1)]
+
+
+def save_gates(folder: Path, dense: NodeProto, *more: NodeProto) -> Path:
+    """Save x (T, 4) -> the best 2 of 3 experts -> their gates among zeros -> y (T, 5)."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "router"], ["logits"]),
+        helper.make_node("TopK", ["logits", "two"], ["share", "number"]),
+        helper.make_node("Shape", ["logits"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        dense,
+        *more,
+        helper.make_node("MatMul", ["gates", "table"], ["rows"]),
+        helper.make_node("Relu", ["rows"], ["y"]),
+    ]
+    weights = {
+        "router": weight(WIDTH, EXPERTS),
+        "table": weight(EXPERTS, UNITS, seed=1),
+        "two": ints(2),
+        "depth": ints(EXPERTS),
+        "off_on": weight(2),
+        "second": ints(1),
+    }
+    return save(folder, nodes, {"x": ["T", WIDTH]}, ["y"], weights)
+
+
+def test_gates_written_at_the_numbers_follow_the_experts(tmp_path: Path) -> None:
+    write = helper.make_node("ScatterElements", ["zeros", "number", "share"], ["gates"], axis=1)
+    symmetry = assert_permutes(save_gates(tmp_path, write), FEEDS, "table")
+    assert {("router", 1), ("table", 0)} in members(symmetry)
+
+
+def test_numbers_turned_into_rows_follow_the_experts(tmp_path: Path) -> None:
+    rows = helper.make_node("OneHot", ["number", "depth", "off_on"], ["each"])
+    total = helper.make_node("ReduceSum", ["each", "second"], ["gates"], keepdims=0)
+    symmetry = assert_permutes(save_gates(tmp_path, rows, total), FEEDS, "table")
+    assert {("router", 1), ("table", 0)} in members(symmetry)
+
+
+def test_control_gates_written_in_order_of_rank_keep_the_experts_apart(tmp_path: Path) -> None:
+    """Written along the tokens, a number of an expert is a number of a token."""
+    write = helper.make_node("ScatterElements", ["zeros", "number", "share"], ["gates"], axis=0)
+    frozen = {(f.tensor, f.axis) for f in symmetry_of(save_gates(tmp_path, write)).frozen}
+    assert {("router", 1), ("table", 0)} <= frozen

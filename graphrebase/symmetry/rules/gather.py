@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphrebase.graph.shapes import is_static
-from graphrebase.symmetry.axes import UNIT, Axis, Frozen, leaves
+from graphrebase.symmetry.axes import UNIT, Axis, Frozen, frozen, leaves
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 from graphrebase.symmetry.rules.layout import cut, regroup
 
@@ -93,6 +93,22 @@ def gather_nd(context: Context) -> list[Axes]:
     for axis in (*data[:depth], *indices):
         context.solver.freeze(axis, _REASON)
     return [[*indices[:-1], *data[depth:]]]
+
+
+@rule("OneHot")
+def one_hot(context: Context) -> list[Axes]:
+    """Turn numbers into rows with a one at each; numbers that point at an axis follow its order."""
+    indices, pointer = context.axes(0), context.pointer(0)
+    for axis in context.axes(2):
+        context.solver.freeze(axis, "off and on values")
+    place = context.node.attributes.get("axis", -1) % (len(indices) + 1)
+    depth = context.dims()[place]
+    if pointer is None or pointer.axis.size != depth:
+        axis = frozen(depth, "numbers are turned into rows")
+    else:
+        axis = pointer.axis
+        context.scopes.append([*indices, axis])
+    return [[*indices[:place], axis, *indices[place:]]]
 
 
 @rule("GatherElements")

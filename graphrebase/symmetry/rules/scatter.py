@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from graphrebase.graph import Dim
 from graphrebase.graph.shapes import is_static
 from graphrebase.graph.writes import written_block
+from graphrebase.symmetry.axes import Axis
 from graphrebase.symmetry.registry import Axes, CannotFollow, Context, rule
 from graphrebase.symmetry.rules.layout import cut, join
 
@@ -30,6 +31,29 @@ def scatter_nd(context: Context) -> list[Axes]:
         context.solver.freeze(axis, _REASON)
     joint = context.broadcast([data[depth:], updates[len(indices) - 1 :]])
     return [[*data[:depth], *joint]]
+
+
+@rule("ScatterElements")
+def scatter_elements(context: Context) -> list[Axes]:
+    """Write along one axis at an index per element; the other axes meet index by index.
+
+    Numbers that point at the axis (experts chosen by TopK) follow its order: weights of the chosen
+    experts between zeros. Only a tensor that is written as a whole is followed.
+    """
+    data, indices, updates = (context.axes(i) for i in range(3))
+    axis = context.node.attributes.get("axis", 0) % len(data)
+    rest = [i for i in range(len(data)) if i != axis]
+    pointer = context.pointer(1)
+    if pointer is None or any(data[i].size != indices[i].size for i in rest):
+        raise CannotFollow(_REASON)
+    context.solver.unify(data[axis], pointer.axis)
+    for index, update in zip(indices, updates, strict=True):
+        context.solver.unify(index, update)
+    for i in rest:
+        context.solver.unify(data[i], indices[i])
+    kept: list[Axis | None] = [None if i == axis else a for i, a in enumerate(data)]
+    context.meet([*indices, data[axis]], [*kept, data[axis]], [*updates, None])
+    return [list(data)]
 
 
 def _written(context: Context, data: Axes, updates: Axes, starts: Sequence[Dim]) -> Axes:
