@@ -50,11 +50,6 @@ def best_permutation(similarity: NDArray[Any]) -> IndexArray:
     return _solver()(values.max(axis=1, keepdims=True) - values)
 
 
-def best_permutations(similarities: NDArray[Any]) -> IndexArray:
-    """Return the best permutation of each matrix of a stack (k, n, n), as int64 (k, n)."""
-    return np.stack([best_permutation(similarity) for similarity in similarities])
-
-
 def column_potentials(similarity: FloatArray) -> FloatArray:
     """Return Sinkhorn potentials (n,) of the columns; only speed depends on their precision.
 

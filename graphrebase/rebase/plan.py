@@ -24,6 +24,9 @@ _MERGED = (
     "kept as in the target"
 )
 
+#: Largest difference of values that share a tensor, as a share of the largest of them.
+_MERGED_TOLERANCE = 1e-5
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -192,17 +195,17 @@ def _target_values(vector: TaskVector, role: str) -> np.ndarray:
 
 
 def _equal(arrays: Sequence[np.ndarray]) -> bool:
+    """Tell whether values are the same up to the rounding of float32."""
     first, *others = arrays
-    scale = max(float(np.abs(a).max(initial=0.0)) for a in arrays)
+    allowed = _MERGED_TOLERANCE * max(float(np.abs(a).max(initial=1e-12)) for a in arrays)
     return all(
-        a.shape == first.shape and np.allclose(a, first, rtol=0.0, atol=1e-5 * max(scale, 1e-12))
-        for a in others
+        a.shape == first.shape and np.allclose(a, first, rtol=0.0, atol=allowed) for a in others
     )
 
 
 def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
     name, kind = role.name, role.kind
-    if template == "target" and kind == "head" and not _has_place(vector, role):
+    if template == "target" and kind == "head" and not _has_same(vector.target, role):
         return Entry(name, kind, CARRIED, "only the fine-tuned model has it")
     if vector.resized:
         solved = isinstance(vector.folded, FittedMove) and name in vector.folded.changes
@@ -233,9 +236,9 @@ def _entry(vector: TaskVector, role: Role, template: str) -> Entry:
     return Entry(name, kind, REFUSED, "no counterpart in the other models; kept as fine-tuned")
 
 
-def _has_place(vector: TaskVector, role: Role) -> bool:
-    """Tell whether B itself has a head of the template."""
-    own = vector.target.roles.get(role.name)
+def _has_same(model: Structure, role: Role) -> bool:
+    """Tell whether a model has a role in the same shape."""
+    own = model.roles.get(role.name)
     return own is not None and own.view.shape == role.view.shape
 
 
@@ -245,31 +248,19 @@ def _unchanged(vector: TaskVector, name: str) -> bool:
 
 def _check_left_out(vector: TaskVector, holder: Structure, template: str) -> None:
     """Refuse a template without a place for a weight that the result needs."""
-    others = [vector.target if template == "finetuned" else vector.finetuned]
-    for structure in others:
-        for name, role in structure.roles.items():
-            if role.kind == "other" or _same_place(holder, role, vector.resized):
-                continue
-            if role.kind == "head":
-                continue
-            if vector.resized:
-                continue
-            if name.endswith(".bias") and not np.any(structure.read(name)):
-                continue
-            raise MismatchError(
-                f"the {template} graph has no place for {name}",
-                where=str(holder.model.path),
-                hint="try the other --template, or export both models with the same exporter",
-            )
-
-
-def _same_place(holder: Structure, role: Role, resized: bool = False) -> bool:
-    """Tell whether a model has a role in the same shape; in another width, with the same rows."""
-    own = holder.roles.get(role.name)
-    if own is None:
-        return False
-    shapes = (own.view.shape, role.view.shape)
-    return shapes[0][:1] == shapes[1][:1] if resized else shapes[0] == shapes[1]
+    if vector.resized:
+        return  # the result is B's own graph, and the fit names what it changes there
+    other = vector.target if template == "finetuned" else vector.finetuned
+    for name, role in other.roles.items():
+        if role.kind in ("other", "head") or _has_same(holder, role):
+            continue
+        if name.endswith(".bias") and not np.any(other.read(name)):
+            continue
+        raise MismatchError(
+            f"the {template} graph has no place for {name}",
+            where=str(holder.model.path),
+            hint="try the other --template, or export both models with the same exporter",
+        )
 
 
 def replacements(
@@ -315,8 +306,7 @@ class _Builder:
 
     def _check_agreement(self, role: str, values: np.ndarray, stored: np.ndarray) -> None:
         kept = self.holder.roles[role].view.read(stored)
-        scale = float(np.max(np.abs(values), initial=0.0))
-        if not np.allclose(kept, values, rtol=0.0, atol=1e-5 * max(scale, 1e-12)):
+        if not _equal([kept, values]):
             roles = ", ".join(entry.role for entry in self.entries)
             raise MismatchError(
                 f"the template stores {roles} in one tensor, but they now differ",

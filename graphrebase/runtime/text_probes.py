@@ -55,7 +55,7 @@ def sample(
     causal = _is_causal(session, tokens, trial, vocabulary)
     read = 2 * len(trial[tokens]) * length
     affordable = int(seconds * read / max(time.perf_counter() - began, 1e-9))
-    growing = causal and _grows(session, tokens, trial)
+    growing = causal and _grows(session, trial)
     if not fixed:
         runs = length / 2 if growing else length if causal else SWEEPS
         count = int(np.clip(affordable / (runs * length), min(FEWEST, count), count))
@@ -78,7 +78,7 @@ def _cut(inputs: Arrays, rows: slice, columns: slice = slice(None)) -> Arrays:
     return {n: x[rows, columns] if x.ndim == 2 else x[rows] for n, x in inputs.items()}
 
 
-def _grows(session: Session, tokens: str, inputs: Arrays) -> bool:
+def _grows(session: Session, inputs: Arrays) -> bool:
     """Return whether a model runs on the first tokens only."""
     shapes = [s.shape for s in session.inputs.values() if len(s.shape) == 2]
     if any(isinstance(shape[1], int) for shape in shapes):

@@ -206,7 +206,7 @@ def _output_table(search: _Search, match: Match, heads: int) -> tuple[Linear, np
     # The leading axes are batch and heads, the batch outermost.
     numbers = (np.arange(lead) % heads)[:, None] * inner + np.arange(inner)
     grid = np.broadcast_to(numbers.reshape(*size[:-2], 1, inner), size)
-    sent = send(search.graph, search.shapes, grid.transpose(np.argsort(order)), steps)
+    sent = send(search.shapes, grid.transpose(np.argsort(order)), steps)
     if sent is None:
         return None
     line = channel_line(sent, linear.reads)

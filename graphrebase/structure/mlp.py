@@ -118,7 +118,7 @@ class _Search:
         return found
 
     def _moved(self, node: Node, name: str, value: str, source: _Source) -> _Source | None:
-        table = send(self.graph, self.shapes, source.table, [(node, name, value)])
+        table = send(self.shapes, source.table, [(node, name, value)])
         if table is None:
             return None
         return _Source(source.linear, table, source.active or node.op_type in _NONLINEAR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from graphrebase.graph import Graph, Node
+from graphrebase.graph import Graph
 from graphrebase.structure.residual import Residual
 
 #: Operators that hand channels on without mixing them (norms, positions, windows, masks).
@@ -39,10 +39,6 @@ def origins(graph: Graph, value: str, ends: Collection[str] = ()) -> set[str]:
         seen.update(fresh)
         stack.extend(fresh)
     return found
-
-
-def _looks_up(graph: Graph, node: Node) -> bool:
-    return node.op_type == "Gather" and graph.is_constant(node.inputs[0])
 
 
 def find_streams(graph: Graph, residuals: Sequence[Residual | None]) -> list[int]:

@@ -108,7 +108,7 @@ class Tracer:
             if moved is None:
                 return None
             step = (node, node.inputs[0], value)
-            table = send(self.graph, self.shapes, moved.table, [step])
+            table = send(self.shapes, moved.table, [step])
             return None if table is None else _after(moved, table)
         if node.op_type not in _POINTWISE:
             return None
@@ -220,7 +220,6 @@ def _carries_on(graph: Graph, node: Node, position: int) -> bool:
 
 
 def send(
-    graph: Graph,
     shapes: ShapeTable,
     indices: np.ndarray,
     steps: Sequence[tuple[Node, str, str]],
@@ -237,7 +236,7 @@ def send(
                 return None
             indices = widened
         elif node.op_type in _STRUCTURAL - {"Expand", "Tile"}:
-            moved = move_indices(graph, shapes, node, given, indices)
+            moved = move_indices(shapes, node, given, indices)
             if moved is None:
                 return None
             indices = moved
@@ -328,7 +327,7 @@ def given_numbers(graph: Graph, shapes: ShapeTable, value: str) -> np.ndarray | 
         return None
     form = [d[0] if is_static(d) else 1 for d in shape]
     numbers = np.arange(int(np.prod(form))).reshape(form)
-    return send(graph, shapes, np.broadcast_to(numbers, [d[0] for d in shape]), steps)
+    return send(shapes, np.broadcast_to(numbers, [d[0] for d in shape]), steps)
 
 
 def distinct_rows(table: np.ndarray) -> np.ndarray:

@@ -160,7 +160,7 @@ def constant_view(graph: Graph, shapes: ShapeTable, value: str) -> View | None:
         return source.turned()
     if not _is_static_move(shapes, node, value):
         return None
-    return _cut(graph, shapes, node, value, source) or _indexed(graph, shapes, node, value, source)
+    return _cut(shapes, node, value, source) or _indexed(graph, shapes, node, value, source)
 
 
 def _direct(name: str, shape: tuple[int, ...]) -> View:
@@ -178,14 +178,13 @@ def _is_static_move(shapes: ShapeTable, node: Node, value: str) -> bool:
     return known and shape is not None and all(is_static(d) for d in shape)
 
 
-def _cut(graph: Graph, shapes: ShapeTable, node: Node, value: str, source: View) -> View | None:
+def _cut(shapes: ShapeTable, node: Node, value: str, source: View) -> View | None:
     """Return a matrix cut along its rows or columns: an index per row, not per element."""
     if node.op_type not in ("Slice", "Split") or source.flat is not None or len(source.shape) != 2:
         return None
     lines = [np.arange(source.shape[0])[:, None], np.arange(source.shape[1])[None]]
     moved = [
-        move_indices(graph, shapes, node, value, np.broadcast_to(line, source.shape))
-        for line in lines
+        move_indices(shapes, node, value, np.broadcast_to(line, source.shape)) for line in lines
     ]
     if moved[0] is None or moved[1] is None or 0 in moved[0].shape:
         return None
@@ -198,7 +197,7 @@ def _indexed(graph: Graph, shapes: ShapeTable, node: Node, value: str, source: V
     size = int(np.prod(graph.constants[source.tensor].shape))
     numbers = np.arange(size, dtype=np.int32 if size < 1 << 31 else np.int64)
     before = source.read(numbers.reshape(graph.constants[source.tensor].shape))
-    after = move_indices(graph, shapes, node, value, before)
+    after = move_indices(shapes, node, value, before)
     if after is None:
         return None
     if after.ndim > 2:
@@ -207,7 +206,7 @@ def _indexed(graph: Graph, shapes: ShapeTable, node: Node, value: str, source: V
 
 
 def move_indices(
-    graph: Graph, shapes: ShapeTable, node: Node, value: str, indices: np.ndarray
+    shapes: ShapeTable, node: Node, value: str, indices: np.ndarray
 ) -> np.ndarray | None:
     """Return an index array moved through a structural node, under the first shape probe."""
     evaluator: Callable[..., Sequence[np.ndarray]] | None = EVALUATORS.get(node.op_type)

@@ -14,7 +14,7 @@ import numpy as np
 
 from graphrebase.align.alignment import IndexArray, identity_maps
 from graphrebase.align.ascent import units
-from graphrebase.align.assignment import best_permutations
+from graphrebase.align.assignment import best_permutation
 from graphrebase.align.evidence import Evidence, Maps
 from graphrebase.align.problem import AlignmentProblem
 from graphrebase.align.spectral import match_heads
@@ -75,6 +75,6 @@ def _attention(evidence: Evidence, maps: Maps, head: str, *, inside: bool) -> No
 
 def _assign(evidence: Evidence, maps: Maps, unit: tuple[str, ...], among: frozenset[int]) -> None:
     total = np.sum([evidence.similarity(name, maps, among) for name in unit], axis=0)
-    best = best_permutations(total)
+    best = np.stack([best_permutation(similarity) for similarity in total])
     for name in unit:
         maps.set(name, best.reshape(evidence.problem.spaces[name].map_shape))

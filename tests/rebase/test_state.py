@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graph_caches import DIM, HEADS, save_decoder
+from graph_caches import DIM, HEADS, save_decoder, save_merged
 
 from graphrebase.graph import build_graph, infer_shapes
 from graphrebase.graph.cache import find_cache
@@ -94,3 +94,13 @@ def test_control_a_cache_in_the_old_basis_is_noticed(tmp_path: Path) -> None:
     assert equivalent(reference, other, sets, inputs=inputs, outputs=outputs).relative < 1e-5
     assert equivalent(reference, other, sets, outputs=outputs).relative > 1e-2
     assert equivalent(reference, other, sets, inputs=inputs).relative > 1e-2
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_both_branches_of_a_merged_decoder_move_together(tmp_path: Path, inside: bool) -> None:
+    """With a cache and without; weights stored in the branches are written there."""
+    path = save_merged(tmp_path / "m.onnx", inside=inside)
+    result = permute_model(path, tmp_path / "o.onnx", free=("state",))
+    moved = result["groups_permuted"]
+    assert (moved["head"], moved["head_vo"]) == (1, 1) and result["relative_error"] < 1e-5
+    assert set(result["interface"]) == {"a", "b", "c", "d"}

@@ -18,8 +18,6 @@ class Tower:
         gated: the MLP multiplies two projections.
         rotary: dimensions of a head's queries and keys that rotary positions tie to frequencies;
             what passes by unturned stays free.
-        uniform_qk: a table or a norm shared by the heads leaves one order of queries and keys for
-            all of them (without it: one per head).
         stream: its residual stream is free. False where it shares the stream of another tower, or
             something fixes it (then a note says what).
         latent: the stream is a graph output: its permutation is visible outside and free only
@@ -39,7 +37,6 @@ class Tower:
     mlp: int = 80
     gated: bool = False
     rotary: int = 0
-    uniform_qk: bool = False
     stream: bool = True
     latent: bool = False
     tied_heads: bool = False

@@ -191,7 +191,7 @@ VISION: Mapping[str, Family] = {
         PIXELS,
         HIDDEN_STATE,
         Nominal(
-            (replace(TOWER, uniform_qk=True),),
+            (TOWER,),
             (PIXEL_PATCH, POSITION, "last_hidden_state axis 1 (latent: the neck's channels)"),
             other={"neck": 12},
             notes=("tables of relative positions are read by all heads: one order of q and k",),
