@@ -17,8 +17,18 @@ from graphrebase.graph.view import Graph, Node, Slot
 
 #: Operators that hand keys and values on: their place changes, not what they are.
 _LAYOUT = {
-    *("Cast", "Concat", "DequantizeLinear", "Dropout", "Expand", "Gather", "If"),
-    *("QuantizeLinear", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    *("Cast", "Concat", "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Expand"),
+    *(
+        "Gather",
+        "If",
+        "QuantizeLinear",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    ),
 }
 #: Operators between cached keys and the contraction: scales, rotary embedding after the cache.
 _SCALES = {"Add", "Div", "Mul", "Neg", "RotaryEmbedding", "Where", "ScatterElements", "ScatterND"}

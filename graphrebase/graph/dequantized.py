@@ -1,10 +1,10 @@
 """A quantised graph as the float graph it stands for, so that one pattern fits both.
 
-Conversions disappear, quantised operators become float ones, and so do the chains that dynamic
+Conversions disappear, from one float type to another too (weights stored as bfloat16, parts of a
+model in float16), quantised operators become float ones, and so do the chains that dynamic
 quantisation writes (DynamicQuantizeLinear, MatMulInteger, Cast, Mul by the scales). Values keep
-their names, nodes their index; a weight is read where its integers are, and one that is stored in
-another float type than it is used in (bfloat16, to save space) where it is stored. This view only
-labels: it has no scales, so nothing may be computed or proved with it.
+their names, nodes their index; a weight is read where its numbers are. This view only labels: it
+has no scales, so nothing may be computed or proved with it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,30 @@ from dataclasses import dataclass, replace
 
 from graphrebase.graph.quantized import FLOATS, float_node, form_of, is_conversion
 from graphrebase.graph.view import Graph, Node
-from graphrebase.io import TensorRef
+from graphrebase.io import TensorRef, is_float
 
 #: Operators whose integer products are cast to float and scaled by what follows them.
 _INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})
 
-#: Types of weights that may be stored in one and used in another.
-_FLOAT_TYPES = frozenset({"bfloat16", "float16", "float32", "float64"})
+#: Operators whose result is no float whatever they read.
+_NO_FLOAT = frozenset(
+    {
+        *("And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN"),
+        *("Less", "LessOrEqual", "NonZero", "Not", "Or", "Shape", "Size", "Xor"),
+    }
+)
 
 
 @dataclass(slots=True)
 class _Rewrite:
-    """State of one pass: what each value is called now, and which values only scale others."""
+    """State of one pass: what each value is called now, which are floats, which only scale others.
+
+    Types are taken from what a node reads: a guess, good enough for labels.
+    """
 
     graph: Graph
     names: dict[str, str]
+    floats: set[str]
     scales: set[str]
     products: set[str]
     constants: dict[str, TensorRef]
@@ -44,9 +53,12 @@ class _Rewrite:
 
 def float_view(graph: Graph) -> Graph:
     """Return the float graph that a quantised one stands for; a float graph is returned itself."""
-    state = _Rewrite(graph, {}, set(), set(), dict(graph.constants), [])
+    state = _Rewrite(graph, {}, _given_floats(graph), set(), set(), dict(graph.constants), [])
     for node in graph.nodes:
-        _visit(state, state.resolve(node))
+        resolved = state.resolve(node)
+        _visit(state, resolved)
+        if _gives_floats(state, resolved):
+            state.floats.update(resolved.outputs)
     if len(state.nodes) == len(graph.nodes) and state.constants == graph.constants:
         unchanged = all(
             a.op_type == b.op_type for a, b in zip(state.nodes, graph.nodes, strict=True)
@@ -59,7 +71,7 @@ def float_view(graph: Graph) -> Graph:
 
 def _visit(state: _Rewrite, node: Node) -> None:
     form = form_of(node)
-    if is_conversion(node) or _widens_weight(state, node):
+    if is_conversion(node) or _is_float_cast(state, node):
         state.alias(node)
         state.scales.update(filter(None, node.outputs[1:]))
     elif (node.domain, node.op_type) in _BLOCKWISE:
@@ -78,12 +90,24 @@ def _visit(state: _Rewrite, node: Node) -> None:
         state.nodes.append(node)
 
 
-def _widens_weight(state: _Rewrite, node: Node) -> bool:
-    """Tell whether a node casts a constant from one float type to another."""
-    if node.op_type != "Cast" or node.domain or node.attributes.get("to") not in FLOATS:
-        return False
-    ref = state.constants.get(node.inputs[0])
-    return ref is not None and ref.dtype.name in _FLOAT_TYPES
+def _given_floats(graph: Graph) -> set[str]:
+    """Return the inputs and constants of a graph that hold floats."""
+    inputs = (n for n, info in graph.inputs.items() if info.type.tensor_type.elem_type in FLOATS)
+    return {*inputs, *(name for name, ref in graph.constants.items() if is_float(ref.dtype))}
+
+
+def _gives_floats(state: _Rewrite, node: Node) -> bool:
+    if node.op_type == "Cast":
+        return node.attributes.get("to") in FLOATS
+    if is_conversion(node):
+        return node.op_type == "DequantizeLinear"
+    return node.op_type not in _NO_FLOAT and not state.floats.isdisjoint(node.inputs)
+
+
+def _is_float_cast(state: _Rewrite, node: Node) -> bool:
+    """Tell whether a node casts from one float type to another."""
+    cast = node.op_type == "Cast" and not node.domain
+    return cast and node.attributes.get("to") in FLOATS and node.inputs[0] in state.floats
 
 
 def _is_scaling(state: _Rewrite, node: Node) -> bool:

@@ -20,6 +20,9 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]
 from onnxruntime.quantization.matmul_nbits_quantizer import (  # type: ignore[import-untyped]
     MatMulNBitsQuantizer,
 )
+from onnxruntime.transformers.float16 import (  # type: ignore[import-untyped]
+    convert_float_to_float16,
+)
 from onnxruntime.transformers.optimizer import optimize_model  # type: ignore[import-untyped]
 from zoo_fixture import ZooEntry, zoo_model
 
@@ -109,6 +112,32 @@ def test_an_activation_that_quantisation_stands_for_is_seen(tmp_path: Path, keep
     assert "Relu" not in operators and ("QLinearMatMul" in operators) is not keeps
     found = summary(find_structure(read_model(tmp_path / "model.onnx")))
     assert blocks(found) == blocks(summary(find_structure(read_model(entry.path))))
+
+
+@pytest.mark.parametrize("family", ["mixtral-ts17-eager", "bert-ts17-eager"])
+def test_blocks_are_those_of_the_float_model_where_some_nodes_stay_in_float32(
+    tmp_path: Path, family: str
+) -> None:
+    entry = zoo_model(family)
+    model = onnx.load(entry.path)
+    maps = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=maps[::2])
+    onnx.save(half, tmp_path / "model.onnx")
+    plain = summary(find_structure(read_model(entry.path)))
+    found = summary(find_structure(read_model(tmp_path / "model.onnx")))
+    assert blocks(found) == blocks(plain) and kinds(found) == kinds(plain)
+
+
+def test_a_cache_that_is_quantised_as_it_comes_moves_with_the_heads(tmp_path: Path) -> None:
+    entry = zoo_model("llama-cache-ts17-eager")
+    options = {"MatMulConstBOnly": False}  # keys and values are quantised too
+    quantize_dynamic(entry.path, tmp_path / "model.onnx", extra_options=options)
+    free = ("latent", "state")
+    plain = summary(find_structure(read_model(entry.path), free=free))
+    found = summary(find_structure(read_model(tmp_path / "model.onnx"), free=free))
+    assert kinds(found) == kinds(plain)
+    moved = permute_model(tmp_path / "model.onnx", tmp_path / "other.onnx", free=free)
+    assert moved["groups_permuted"]["head"] == 2 and moved["checked"]
 
 
 def test_fused_attention_of_8_bits_is_seen(tmp_path: Path) -> None:
