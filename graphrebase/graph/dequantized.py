@@ -69,6 +69,14 @@ def float_view(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(state.nodes), constants=state.constants, outputs=outputs)
 
 
+def is_quantized(graph: Graph) -> bool:
+    """Tell whether a graph computes with quantised numbers."""
+    return any(
+        is_conversion(node) or form_of(node) or (node.domain, node.op_type) in _BLOCKWISE
+        for node in graph.nodes
+    )
+
+
 def _visit(state: _Rewrite, node: Node) -> None:
     form = form_of(node)
     if is_conversion(node) or _is_float_cast(state, node):

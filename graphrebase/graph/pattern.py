@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from graphrebase.graph.shapes import ShapeTable
-from graphrebase.graph.view import Graph, Node
+from graphrebase.graph.view import Graph, Node, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +94,23 @@ class Scene:
 
     def forward(self, name: str, through: Collection[str], to: Collection[str]) -> Node | None:
         """Walk consumers forwards through operators in ``through`` to one in ``to``."""
-        queue, seen = [name], {name}
+        path = self.path(name, through, to)
+        return path[-1].node if path else None
+
+    def path(self, name: str, through: Collection[str], to: Collection[str]) -> list[Slot]:
+        """Return the uses on the way that ``forward`` walks, the last one that of its result."""
+        queue: list[tuple[str, list[Slot]]] = [(name, [])]
+        seen = {name}
         while queue:
-            for slot in self.graph.users(queue.pop(0)):
+            value, way = queue.pop(0)
+            for slot in self.graph.users(value):
                 if slot.node.op_type in to:
-                    return slot.node
+                    return [*way, slot]
                 if slot.node.op_type in through:
                     fresh = [n for n in slot.node.outputs[:1] if n not in seen]
                     seen.update(fresh)
-                    queue.extend(fresh)
-        return None
+                    queue.extend((n, [*way, slot]) for n in fresh)
+        return []
 
 
 @dataclass(frozen=True, slots=True)

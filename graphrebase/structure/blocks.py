@@ -149,13 +149,14 @@ def _operand(linear: Linear | None, index: np.ndarray) -> Projection | Given:
 def operand_order(match: Match, part: str, rank: int) -> list[int]:
     """Return the axes of an operand in the order (.., heads, positions, inside the head).
 
-    A pattern says which they are where it is not the usual order (``query_order`` and so on).
+    A pattern says which they are where it is not the usual order (``query_order`` and so on), or
+    that the last two are ``transposed``.
     """
     given = match.facts.get(f"{part}_order")
     if given is not None:
         return [int(i) for i in given.split(",")]
     order = list(range(rank))
-    if part == "key" and match.facts.get("key_layout") == "transposed":
+    if match.facts.get(f"{part}_layout") == "transposed":
         order[-2:] = order[:-3:-1]
     return order
 

@@ -10,6 +10,7 @@ import numpy as np
 from graphrebase.align import Space
 from graphrebase.errors import UsageError
 from graphrebase.graph import Graph
+from graphrebase.graph.dequantized import is_quantized
 from graphrebase.graph.pattern import Match, NearMiss
 from graphrebase.io import Model
 from graphrebase.structure.blocks import Attention
@@ -92,7 +93,7 @@ class Structure:
     @property
     def quantized(self) -> bool:
         """Tell whether the model computes with quantised numbers."""
-        return self.float_graph is not self.graph
+        return is_quantized(self.graph)
 
     def read(self, role: str) -> np.ndarray:
         """Return the canonical array of a role."""

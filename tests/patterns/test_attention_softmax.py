@@ -117,3 +117,56 @@ def test_a_router_is_a_different_thing(tmp_path: Path) -> None:
     path = save(tmp_path, nodes, {"x": ["T", 5]}, ["y"], {"gate": np.ones((5, 5), np.float32)})
     scene = scene_of(path)
     assert PATTERN.match(scene, scene.graph.nodes[1]) is None
+
+
+TURNED = {"q": [8, 8, 5], "k": [8, 6, 8], "v": [8, 6, 8], "w": [8, 8, 6]}
+
+
+def turned(second: list[str], over: int) -> list[object]:
+    """Return scores of keys by queries, k q^T (8, 6, 5), and what reads them."""
+    return [
+        helper.make_node("MatMul", ["k", "q"], ["scores"]),
+        helper.make_node("Reshape", ["scores", "apart"], ["wide"]),
+        helper.make_node("Squeeze", ["wide", "last"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["p"], axis=over),
+        helper.make_node("Unsqueeze", ["p", "last"], ["again"]),
+        helper.make_node("Reshape", ["again", "joined"], ["weights"]),
+        helper.make_node("Transpose", ["weights"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", second, ["y"]),
+    ]
+
+
+SHAPES = {
+    "apart": np.array([2, 4, 6, 5, 1]),
+    "joined": np.array([8, 6, 5]),
+    "last": np.array([4]),
+}
+
+
+@pytest.mark.parametrize(
+    ("second", "turns"),
+    [(["turned", "v"], {"query"}), (["w", "weights"], {"query", "value", "output"})],
+)
+def test_products_that_are_written_transposed(
+    second: list[str], turns: set[str], tmp_path: Path
+) -> None:
+    """tf2onnx writes the Einsum of Keras so; Softmax is over the keys, the last axis but one."""
+    inputs = {name: TURNED[name] for name in ("q", "k", *({"v", "w"} & set(second)))}
+    path = save(tmp_path, turned(second, 2), inputs, ["y"], SHAPES)  # type: ignore[arg-type]
+    scene = scene_of(path)
+    (node,) = (n for n in scene.graph.nodes if n.op_type == "Softmax")
+    match = PATTERN.match(scene, node)
+    assert isinstance(match, Match)
+    value = next(name for name in second if name in TURNED)
+    assert dict(match.parts) == {"query": "q", "key": "k", "value": value, "output": "y"}
+    turned_parts = {part.removesuffix("_layout") for part in match.facts}
+    assert turned_parts == turns
+
+
+def test_control_the_axis_that_softmax_normalises_must_meet_the_values(tmp_path: Path) -> None:
+    inputs = {name: TURNED[name] for name in ("q", "k", "v")}
+    path = save(tmp_path, turned(["turned", "v"], 3), inputs, ["y"], SHAPES)  # type: ignore[arg-type]
+    scene = scene_of(path)
+    (node,) = (n for n in scene.graph.nodes if n.op_type == "Softmax")
+    missed = PATTERN.match(scene, node)
+    assert isinstance(missed, NearMiss) and "another axis" in missed.reason
