@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from graphrebase.graph.bodies import BODIES
 from graphrebase.graph.bodies.table import BODY_OPSET, Call, CannotExpand, KeepAsIs
 from graphrebase.graph.branches import live, needed
 from graphrebase.graph.probe import Probe
+from graphrebase.graph.probe_sizes import Dim, input_dims, shared
 from graphrebase.graph.view import Graph, Node, node_of, plain_graph
 from graphrebase.io import Model
 
@@ -30,11 +32,27 @@ def build_graph(model: Model) -> Graph:
 def expand(graph: Graph) -> Graph:
     """Return the graph with every fused operator replaced by its body, where it has one.
 
-    Values that the operator gives keep their names; those inside it get names that are free.
+    Values that the operator gives keep their names; those inside it get names that are free. A body
+    may need the rank of an input: where the declared sizes do not fit together, the sizes that most
+    models share are tried, as ``infer_shapes`` does.
     """
     if not any((node.domain, node.op_type) in BODIES for node in graph.nodes):
         return graph
-    probe = Probe.start(graph, 0, {})
+    declared = input_dims(graph)
+    made, common = _expanded(graph, declared), shared(declared)
+    if not _refusals(made) or common == declared:
+        return made
+    other = _expanded(graph, common)
+    return other if _refusals(other) < _refusals(made) else made
+
+
+def _refusals(graph: Graph) -> int:
+    return sum(bool(node.refusal) for node in graph.nodes)
+
+
+def _expanded(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> Graph:
+    """Return the expanded graph as it is when its inputs have these sizes."""
+    probe = Probe.start(graph, 0, {}, dims)
     taken = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)}
     producers: dict[str, Node] = {}
     literals: dict[str, np.ndarray] = {}

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from graph.fused_calls import CALLS, FusedCall, floats, is_constant, save_call
+from graph_models import save
 from onnx import helper, numpy_helper
 
 from graphrebase.graph import Graph, build_graph, infer_shapes
@@ -101,3 +102,14 @@ def test_a_form_that_no_body_describes_is_frozen_and_said(name: str, tmp_path: P
     symmetry = find_symmetry(graph)
     assert not symmetry.groups
     assert {item.reason for item in symmetry.frozen} == {node.refusal}
+
+
+def test_a_body_is_found_where_equal_sizes_are_named_apart(tmp_path: Path) -> None:
+    """tf2onnx names every dynamic size apart; the product must know the rank of the sum."""
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["h"]),
+        helper.make_node("FusedMatMul", ["h", "h"], ["y"], domain="com.microsoft", transB=1),
+    ]
+    inputs = {"x": ["batch", "length"], "mask": ["other", "places"]}
+    graph = build_graph(read_model(save(tmp_path, nodes, inputs, ["y"])))
+    assert [node.op_type for node in graph.nodes] == ["Add", "Transpose", "MatMul"]

@@ -174,3 +174,21 @@ def test_control_heads_that_are_added_to_the_stream_have_no_output_projection(
     structure = found(tmp_path, plain(), nodes, {"wo": weight(8, 8, seed=6)})
     assert not structure.attention
     assert any("output could not be followed" in m.reason for m in structure.near_misses)
+
+
+def test_products_written_transposed(tmp_path: Path) -> None:
+    """Keys by queries, Softmax over the last axis but one, then v^T times the weights."""
+    nodes = [
+        node("Transpose", ["q"], ["qt"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["k", "qt"], ["scores"]),
+        node("Softmax", ["scores"], ["weights"], axis=-2),
+        node("Transpose", ["v"], ["vt"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["vt", "weights"], ["mixed"]),
+        node("Transpose", ["mixed"], ["turned"], perm=[0, 3, 1, 2]),
+        node("Reshape", ["turned", "flat"], ["joined"]),
+    ]
+    structure = found(tmp_path, plain(), [*nodes, *ends()], {"wo": weight(8, 8, seed=6)})
+    assert attention(structure) == nominal()
+    first = structure.attention[0]
+    maps = {part: getattr(first, part).linear.weight.tensor for part in ("query", "key", "value")}
+    assert maps == {"query": "wq", "key": "wk", "value": "wv"}
