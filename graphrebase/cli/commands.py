@@ -198,7 +198,7 @@ def verify(
 def evaluate(
     data: Annotated[Path, typer.Option("--data", help="npz: one array per input, and 'label'.")],
     models: Annotated[
-        list[Path] | None, typer.Argument(metavar="[MODEL..]", help="ONNX files.")
+        list[Path] | None, typer.Argument(metavar="MODEL", help="ONNX files.")
     ] = None,
     metric: Annotated[
         list[str] | None,

@@ -26,6 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 input, 4 models that do not fit together, "
+    "5 not finite or not verified, 6 output, 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 commands.register(app)
@@ -89,4 +91,8 @@ def _run(arguments: Sequence[str]) -> int:
 def _report(message: str, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
-    sys.stderr.write(message + "\n")
+    # Names come out of files: control characters must not reach the terminal.
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message
+    )
+    sys.stderr.write(shown + "\n")

@@ -280,6 +280,12 @@ def test_probes_that_do_not_fit_are_refused_before_any_work(
     assert not output.exists()
 
 
+def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", "gone\x1b[2J.onnx") == 3
+    message = capsys.readouterr().err
+    assert "gone" in message and "\x1b" not in message
+
+
 def test_every_command_and_option_has_help() -> None:
     group = get_command(app)
     for name, command in group.commands.items():  # type: ignore[attr-defined]
