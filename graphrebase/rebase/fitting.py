@@ -70,6 +70,12 @@ class Probing:
         """Return the same on other given inputs of the task; on the same where there are none."""
         return self if task is None else replace(self, task=_joined(task, self.beside))
 
+    @property
+    def added(self) -> int:
+        """Return how many samples of the task were generated beside given ones."""
+        joined = self.beside is not None and _same_form(self.task, self.beside)
+        return samples(self.beside) if self.beside is not None and joined else 0
+
 
 def fit_models(
     structures: Mapping[str, Structure],
@@ -231,15 +237,16 @@ def _tokens_per_sample(inputs: Arrays) -> int:
 
 def _joined(task: Arrays, beside: Arrays | None) -> Arrays:
     """Return given inputs with generated ones after them, where these fit."""
-    if beside is None or any(
-        name not in beside or beside[name].shape[1:] != array.shape[1:]
-        for name, array in task.items()
-    ):
+    if beside is None or not _same_form(task, beside):
         return task
     return {
         name: np.concatenate([array, beside[name].astype(array.dtype)])
         for name, array in task.items()
     }
+
+
+def _same_form(task: Arrays, other: Arrays) -> bool:
+    return all(n in other and other[n].shape[1:] == array.shape[1:] for n, array in task.items())
 
 
 def _output_bias(base: Structure) -> np.ndarray | None:

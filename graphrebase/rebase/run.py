@@ -28,7 +28,7 @@ class Probes:
     """What a result was fitted on.
 
     Attributes:
-        task: probes.
+        task: probes; ``added`` of them were generated beside given ones.
         keep: keep probes.
         held_out: probes that the verdict was measured on.
         refitted: whether these were fitted on after that.
@@ -40,6 +40,7 @@ class Probes:
     """
 
     task: int
+    added: int
     keep: int
     held_out: int
     refitted: bool
@@ -58,7 +59,8 @@ class Result:
         method: the method that was used; ``why`` says why, under ``auto``.
         alignment: the maps, with what was measured.
         plan: one entry per role.
-        sha256: content hashes of base, finetuned, target and (unless a dry run) output.
+        files: base, finetuned and target.
+        sha256: content hashes of these and (unless a dry run) of the output.
         output: the file written, None after a dry run.
         verdict: what can be said without labels.
         probes: what the result was fitted on; None if on nothing.
@@ -72,6 +74,7 @@ class Result:
     lineage: str
     alignment: Alignment
     plan: tuple[Entry, ...]
+    files: Mapping[str, Path]
     sha256: Mapping[str, str]
     output: Path | None
     verdict: Verdict
@@ -137,6 +140,7 @@ def rebase(
         lineage=found.details.lineage if found.details else "unknown",
         alignment=found,
         plan=prepared.candidate.plan,
+        files={"base": base, "finetuned": finetuned, "target": target},
         sha256=hashes,
         output=output,
         verdict=prepared.verdict,
@@ -151,6 +155,7 @@ def _probes(prepared: Prepared) -> Probes | None:
         return None
     return Probes(
         samples(probing.task),
+        probing.added,
         samples(probing.keep),
         prepared.verdict.samples,
         prepared.refitted,

@@ -88,6 +88,7 @@ def rebase_data(result: Result) -> dict[str, Any]:
         "new_head": None if result.head is None else asdict(result.head),
         "roles": result.counts,
         "exceptions": [asdict(e) for e in result.plan if e.action != "moved"],
+        "files": {name: str(path) for name, path in result.files.items()},
         "sha256": dict(result.sha256),
         "output": None if result.output is None else str(result.output),
     }

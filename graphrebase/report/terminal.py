@@ -138,7 +138,9 @@ def rebase_tables(data: Data) -> list[RenderableType]:
     )
     items: list[RenderableType] = [*alignment_tables({**data, "output": None}), roles]
     if data["exceptions"]:
-        items.append(_table("not moved", ("role", "action", "reason"), _exceptions(data)))
+        items.append(
+            _table("carried, copied or refused", ("role", "action", "reason"), _exceptions(data))
+        )
     if data["new_head"] is not None:
         items.append(_head_facts(data["new_head"]))
     items.append(_verdict_facts(data))
@@ -167,10 +169,10 @@ def _head_facts(head: Data) -> Table:
         return _facts("new head", facts)
     facts += [
         ("fitted again on", f"{head['probes']} probes"),
-        ("far from fine-tuned", f"{head['lost']:.3f} nats ({head['moved']:.3f} if only moved)"),
+        ("far from fine-tuned", f"{head['lost']:.3g} nats ({head['moved']:.3g} if only moved)"),
         (
             "control, target untouched",
-            f"{head['control']:.3f} nats ({head['control_moved']:.3f} if only moved)",
+            f"{head['control']:.3g} nats ({head['control_moved']:.3g} if only moved)",
         ),
         ("kept", f"the {head['kept']}, by {head['by']}"),
     ]
@@ -196,12 +198,11 @@ def _verdict_facts(data: Data) -> Table:
 def probes_text(probes: Data) -> str:
     """Say what a result was fitted on."""
     parts = []
-    for name, count, what in (
-        ("task", probes["task"], "probes"),
-        ("keep", probes["keep"], "keep probes"),
-    ):
+    for name, added, what in (("task", probes["added"], "probes"), ("keep", 0, "keep probes")):
+        count = probes[name]
         origin = "generated" if name in probes["generated"] else "given"
-        parts.append(f"{count} {origin} {what}" if count else f"no {what}")
+        origin += f" and {added} generated" if added else ""
+        parts.append(f"{count - added} {origin} {what}" if count else f"no {what}")
     if probes["refitted"]:
         parts.append("those held out for the verdict among them")
     if probes["seconds_allowed"] is not None:
