@@ -61,13 +61,13 @@ def _walk(
     for node in graph.node:
         inputs = tuple(names.get(name, name) for name in node.input)
         outputs = tuple(names.get(name, name) for name in node.output)
-        branches = _branches(node)
+        branches = branches_of(node)
         if branches is None:
             free = {names.get(n, n) for body in bodies(node) for n in free_values(body)}
             calls.append(FlatCall(node, inputs, outputs, tuple(sorted(free)), scope))
             continue
         results: list[str] = []
-        for name, branch in zip(_BRANCHES, branches, strict=True):
+        for name, branch in branches.items():
             inner = branch_scope(scope, node.output[0], name)
             results += _walk(branch, inner, names, calls, stored)
         merge = onnx.NodeProto(op_type="If", name=node.name)
@@ -75,15 +75,15 @@ def _walk(
     return [names.get(value.name, value.name) for value in graph.output]
 
 
-def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto] | None:
-    """Return then and else of a well-formed If, None for anything else."""
+def branches_of(node: onnx.NodeProto) -> dict[str, onnx.GraphProto] | None:
+    """Return then and else of a well-formed If by attribute, None for anything else."""
     if node.op_type != "If" or node.domain not in _STANDARD_DOMAINS:
         return None
     found = {a.name: a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH}
     if set(found) != set(_BRANCHES) or not node.output:
         return None
-    branches = [found[name] for name in _BRANCHES]
-    fits = all(len(g.output) == len(node.output) and not g.input for g in branches)
+    branches = {name: found[name] for name in _BRANCHES}
+    fits = all(len(g.output) == len(node.output) and not g.input for g in branches.values())
     return branches if fits else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from graphrebase.errors import InputError, VerificationError
-from graphrebase.runtime import Session, cast_inputs, synthetic_inputs
+from graphrebase.runtime import InputSpec, Session, cast_inputs, synthetic_inputs
 from graphrebase.runtime.vocabulary import Vocabularies
 
 Arrays = Mapping[str, np.ndarray]
@@ -62,8 +62,19 @@ def fitting_inputs(session: Session, inputs: Arrays) -> dict[str, np.ndarray]:
     return {name: inputs[name] for name in session.inputs if name in inputs}
 
 
+def _cannot_be_made_up(spec: InputSpec) -> bool:
+    return spec.dtype.kind not in "iub" or spec.name == "input_ids"
+
+
+def _for_all(made: np.ndarray, samples: int) -> np.ndarray:
+    """Return an array for every sample, where an export has another number of them baked in."""
+    return made if len(made) == samples else np.repeat(made[:1], samples, axis=0)
+
+
 def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
     """Return probes in the model's types, with masks, positions and token types filled in.
+
+    Caches of past tokens are empty.
 
     Raises:
         InputError: the samples disagree, or an input that cannot be made up is missing.
@@ -81,11 +92,12 @@ def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
     lengths = [a.shape[1] for a in given.values() if a.ndim == 2]
     missing = [name for name in session.inputs if name not in given]
     if missing:
-        made = synthetic_inputs(session, batch=samples, length=max(lengths, default=1), seed=0)
-        odd = [n for n in missing if session.inputs[n].dtype.kind not in "iub" or n == "input_ids"]
+        length = max(lengths, default=1)
+        made = synthetic_inputs(session, batch=samples, length=length, seed=0, cache="empty")
+        odd = [n for n in missing if made[n].size and _cannot_be_made_up(session.inputs[n])]
         if odd:
             raise InputError(
                 f"the probes lack the input '{odd[0]}'", hint="add an array of this name"
             )
-        given |= {name: made[name] for name in missing}
+        given |= {name: _for_all(made[name], samples) for name in missing}
     return given

@@ -23,6 +23,7 @@ from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
 from graphrebase.runtime import Session, generate, probe_kind, table_limit
+from graphrebase.runtime.flags import flags_off
 from graphrebase.runtime.head_probes import generate_for_head, head_probe_kind
 from graphrebase.runtime.probes import SECONDS
 from graphrebase.runtime.vocabulary import Vocabularies
@@ -194,7 +195,7 @@ def _find_probes(
     if task is not None and (new_head or (keep is not None and not few)):
         return Probing(task, keep or {}, options)
     base, finetuned, target = (
-        Session(structures[n].model.path) for n in ("base", "finetuned", "target")
+        flags_off(Session(structures[n].model.path)) for n in ("base", "finetuned", "target")
     )
     graph = structures["finetuned"].graph
     progress(f"generating probes, {SECONDS:.0f} s allowed", 0, 0)
@@ -283,7 +284,7 @@ def can_probe(structures: Mapping[str, Structure]) -> bool:
         InputError: onnxruntime refuses the model.
     """
     finetuned = structures["finetuned"]
-    session = Session(finetuned.model.path)
+    session = flags_off(Session(finetuned.model.path))
     if _has_new_head(structures):
         return head_probe_kind(session) != "other"
     return probe_kind(session, finetuned.graph) != "other"

@@ -28,6 +28,7 @@ from graphrebase.rebase.feeds import (
 )
 from graphrebase.rebase.places import head_token, layer_places, place
 from graphrebase.runtime import Session, exposed
+from graphrebase.runtime.flags import flags_off
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
 
@@ -162,8 +163,9 @@ class Runs:
 
     def logits(self, model: Role, rows: NDArray[np.int64]) -> FloatArray | None:
         """Return logits of the first mini-batch; zeros for tokens that A lacks."""
-        session = Session(self._models[model].model.path)
-        inputs, valid = next(self._batches(False, model))
+        session = flags_off(Session(self._models[model].model.path))
+        part, valid = next(self._batches(False, model))
+        inputs = complete(session, part)
         name = "logits" if "logits" in session.outputs else session.outputs[0]
         found = session.run(fitting_inputs(session, inputs), outputs=[name])[name]
         if found.ndim < 2 or found.dtype.kind != "f":

@@ -15,6 +15,7 @@ from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
 from graphrebase.runtime import Session
+from graphrebase.runtime.flags import flags_off
 from graphrebase.runtime.verdict import Goal, Tally, measure
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
@@ -78,7 +79,7 @@ class Candidate:
         with scratch_folder(beside) as folder:
             path = Path(folder) / "trial.onnx"
             self.write(path, {})
-            yield Session(path)
+            yield flags_off(Session(path))
 
 
 def judge(
@@ -118,12 +119,12 @@ def goal_of(
 ) -> Iterator[Goal]:
     """Open the models that say what is wanted of a result."""
     vector = candidate.vector
-    finetuned = Session(vector.finetuned.model.path)
+    finetuned = flags_off(Session(vector.finetuned.model.path))
     if candidate.new_head:
         with candidate.untouched().running(beside) as reference:
             yield Goal(finetuned, reference, vocabularies=vocabularies)
         return
-    reference, base = (Session(s.model.path) for s in (vector.target, vector.base))
+    reference, base = (flags_off(Session(s.model.path)) for s in (vector.target, vector.base))
     yield Goal(finetuned, reference, base, vocabularies)
 
 

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from graphrebase.errors import InputError
 from graphrebase.io import Model
 from graphrebase.io.graft import needed
+from graphrebase.runtime.flags import flags_off
 from graphrebase.runtime.opened import opened
 from graphrebase.runtime.session import Session
 
@@ -31,7 +32,7 @@ def exposed(
     *,
     given: Mapping[str, np.dtype] | None = None,
 ) -> Session:
-    """Return a session whose outputs are the given values.
+    """Return a session whose outputs are the given values; switches of the model are off.
 
     Args:
         model: the model.
@@ -96,7 +97,7 @@ def exposed(
             constants[name].attribute[0].t.CopyFrom(tensor)
         else:
             part.graph.initializer.append(tensor)
-    return Session(part.SerializeToString(), weights=shared)
+    return flags_off(Session(part.SerializeToString(), weights=shared))
 
 
 def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Fused operators opened up where a value inside them is asked for."""
+"""Fused operators and branches opened up where a value inside them is asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 
 from graphrebase.graph import Node, build_graph
 from graphrebase.graph.bodies import BODIES
+from graphrebase.graph.inlined import with_branches
 from graphrebase.io import Model
 
 #: Standard operators under the name by which onnxruntime has them in every operator set.
@@ -16,17 +17,18 @@ _NAMES = {"RMSNormalization": "SimplifiedLayerNormalization"}
 
 
 def opened(model: Model, values: Set[str], given: Set[str]) -> onnx.GraphProto:
-    """Return a model's graph with bodies in place of the fused operators that are in the way.
+    """Return a model's graph with branches of If, and bodies of fused operators, written out.
 
-    These are the ones that compute an asked value inside, and those of which one output is given
-    and another one follows from it: a norm behind a stream that a fused operator has as well.
+    Of an If it is the branch that holds a value. Fused operators in the way are the ones that
+    compute an asked value inside, and those of which one output is given and another one follows
+    from it: a norm behind a stream that a fused operator has as well.
 
     Args:
         model: the model.
         values: values that become outputs.
         given: values that become inputs.
     """
-    graph = model.proto.graph
+    graph = with_branches(model.proto.graph, values | given)
     if not any((node.domain, node.op_type) in BODIES for node in graph.node):
         return graph
     view = build_graph(model)

@@ -90,6 +90,7 @@ class Session:
         self._session, self.widened = _open_as_it_can(model, threads, self._weights)
         specs = [_spec(value, self._where) for value in self._session.get_inputs()]
         self.inputs: Mapping[str, InputSpec] = {spec.name: spec for spec in specs}
+        self._bound: dict[str, np.ndarray] = {}
         self.outputs: tuple[str, ...] = tuple(v.name for v in self._session.get_outputs())
         types = [
             value.type for value in (*self._session.get_inputs(), *self._session.get_outputs())
@@ -129,6 +130,11 @@ class Session:
             ) from error
         return dict(zip(wanted, arrays, strict=True))
 
+    def bind(self, values: Mapping[str, np.ndarray]) -> None:
+        """Set inputs for all runs to come; ``inputs`` has them no more."""
+        self._bound |= values
+        self.inputs = {name: spec for name, spec in self.inputs.items() if name not in values}
+
     def close(self) -> None:
         """Give the model's memory back; what it declares is still known, but it runs no more."""
         self._session, self._weights = None, {}
@@ -153,6 +159,7 @@ class Session:
         feed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
         # ascontiguousarray turns a scalar into a vector
         feed = {name: array.reshape(np.shape(inputs[name])) for name, array in feed.items()}
+        feed |= self._bound
         if self._plain:
             arrays: list[np.ndarray] = self._session.run(list(wanted), feed, options)
             return arrays

@@ -12,6 +12,7 @@ import numpy as np
 from graphrebase.errors import UsageError, VerificationError
 from graphrebase.graph import Graph, Node
 from graphrebase.runtime.counts import count_tokens, token_counts
+from graphrebase.runtime.flags import is_flag
 from graphrebase.runtime.session import InputSpec, Session
 
 _VOCABULARY = 64
@@ -73,7 +74,7 @@ def synthetic_inputs(
         if grown and _is_mask(spec):
             shape = (shape[0], shape[1] + grown)
         made[name] = _fill(spec, shape, seed, vocabulary)
-        if _is_flag(spec):
+        if is_flag(spec):
             made[name][...] = flag
     return made
 
@@ -113,7 +114,7 @@ def two_sizes(session: Session, graph: Graph, seed: int) -> list[dict[str, np.nd
     Raises:
         VerificationError: the model runs with none of the sizes tried.
     """
-    flags = (True, False) if any(map(_is_flag, session.inputs.values())) else (True,)
+    flags = (True, False) if any(map(is_flag, session.inputs.values())) else (True,)
     found: list[dict[str, np.ndarray]] = []
     failure: VerificationError | None = None
     for flag in flags:
@@ -208,10 +209,6 @@ def _check_finite(outputs: Mapping[str, np.ndarray]) -> None:
                 f"output '{name}' has no finite number on synthetic inputs",
                 hint="check the model's weights, or give real inputs",
             )
-
-
-def _is_flag(spec: InputSpec) -> bool:
-    return spec.dtype.kind == "b" and spec.shape in ((), (1,))
 
 
 def _is_mask(spec: InputSpec) -> bool:

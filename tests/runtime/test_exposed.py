@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from structure import fused_models
 from zoo_fixture import zoo_model
 
 from graphrebase.errors import InputError
+from graphrebase.graph.inlined import with_branches
 from graphrebase.io import read_model
+from graphrebase.rebase.feeds import complete
 from graphrebase.runtime import Session, exposed
 from graphrebase.runtime.image_probes import spread
 from graphrebase.runtime.images import pool
@@ -68,3 +72,50 @@ def test_the_selection_takes_classes_in_turn() -> None:
     worth = np.array([0.9, 0.8, 0.7, 0.1, 0.6])
     classes = np.array([0, 0, 0, 1, 2])
     assert spread(worth, classes, 4).tolist() == [0, 4, 3, 1]
+
+
+def test_values_inside_a_branch_are_exposed() -> None:
+    found = []
+    tokens = np.random.default_rng(0).integers(0, 40, (2, 7))
+    for name in ("llama-cache-ts17-eager", "llama-cache-ts17-eager+merged"):
+        structure = find_structure(read_model(zoo_model(name).path))
+        streams = [b.residual.node.outputs[0] for b in structure.blocks if b.residual]
+        session = exposed(structure.model, streams)
+        assert not any(spec.dtype.kind == "b" for spec in session.inputs.values())
+        values = session.run(complete(session, {"input_ids": tokens}))
+        found.append([values[name] for name in streams])
+        first, *rest = streams
+        later = exposed(structure.model, rest, given={first: np.dtype(np.float32)})
+        inputs = complete(later, {"input_ids": tokens, first: values[first]})
+        for name, value in later.run(inputs).items():
+            np.testing.assert_allclose(value, values[name], atol=1e-5)
+    for plain, merged in zip(*found, strict=True):
+        np.testing.assert_allclose(plain, merged, atol=1e-5)
+
+
+def test_branches_are_written_out_under_the_names_of_the_view() -> None:
+    kinds = onnx.TensorProto
+    inner = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["h"]), helper.make_node("Neg", ["h"], ["y"])],
+        "inner", [], [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(np.float32([1, 2]), "w")],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["h"])],
+        "other", [], [helper.make_empty_tensor_value_info("h")],
+    )  # fmt: skip
+    node = helper.make_node("If", ["flag"], ["z"], then_branch=inner, else_branch=other)
+    graph = helper.make_graph(
+        [node, helper.make_node("Abs", ["z"], ["out"])],
+        "main",
+        [helper.make_tensor_value_info("x", kinds.FLOAT, [2])],
+        [helper.make_tensor_value_info("out", kinds.FLOAT, [2])],
+    )
+    value = "z.then_branch::h"
+    written = with_branches(graph, {value})
+    assert [n.op_type for n in written.node] == ["Add", "Neg", "Identity", "Abs"]
+    assert list(written.node[0].input) == ["x", "z.then_branch::w"]
+    assert list(written.node[0].output) == [value] and list(written.node[2].output) == ["z"]
+    assert [t.name for t in written.initializer] == ["z.then_branch::w"]
+    for untouched in ({"out"}, {value, "z.else_branch::h"}):  # control: nothing or both asked for
+        assert with_branches(graph, untouched) is graph
