@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from graphrebase.align import Alignment
-from graphrebase.align.alignment import random_maps
+from graphrebase.align.maps import random_maps
 from graphrebase.io import read_model
 from graphrebase.rebase.basis import aligned_basis, write_basis
 from graphrebase.structure import Structure, find_structure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphrebase.align import naive as _naive
 from graphrebase.align import transfusion as _transfusion
+from graphrebase.align.action import transport
 from graphrebase.align.alignment import (
     Alignment,
     Details,
@@ -14,7 +15,6 @@ from graphrebase.align.alignment import (
     inverse,
     is_identity,
     random_alignment,
-    transport,
 )
 from graphrebase.align.evidence import Evidence
 from graphrebase.align.file import check_models, load, save

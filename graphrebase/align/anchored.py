@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from graphrebase.align.alignment import Alignment, Details, MapArray, transport
+from graphrebase.align.action import transport
+from graphrebase.align.alignment import Alignment, Details
 from graphrebase.align.assignment import best_permutation
 from graphrebase.align.body import (
     AttentionLayer,
@@ -27,6 +28,7 @@ from graphrebase.align.body import (
 )
 from graphrebase.align.circuits import Heads, heads_of, in_basis, match
 from graphrebase.align.folding import Folded, fold_body, input_anchors, output_anchors, required
+from graphrebase.align.maps import MapArray
 from graphrebase.align.procrustes import circuit_map, polar, rotary_map
 
 ROUNDS = 6

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphrebase.align.alignment import intra_partners
 from graphrebase.align.assignment import best_permutation
 from graphrebase.align.evidence import Evidence, Maps
 from graphrebase.align.heads import RELATIVE_GAIN, rematch
+from graphrebase.align.maps import intra_partners
 from graphrebase.align.spectral import is_head
 
 Unit = tuple[str, ...]

@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphrebase.align.alignment import IndexArray, permute_axes
+from graphrebase.align.action import permute_axes
+from graphrebase.align.maps import IndexArray
 from graphrebase.align.problem import AlignmentProblem, Loader, Weight, check_shape
 from graphrebase.backend import Backend, select
 from graphrebase.errors import MismatchError, VerificationError

@@ -18,15 +18,8 @@ from typing import Any, Final, get_type_hints
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from graphrebase.align.alignment import (
-    Alignment,
-    Details,
-    MapArray,
-    OptionValue,
-    is_linear,
-    is_matrix,
-    is_permutation,
-)
+from graphrebase.align.alignment import Alignment, Details, OptionValue
+from graphrebase.align.maps import MapArray, is_linear, is_matrix, is_permutation
 from graphrebase.errors import InputError, MismatchError, OutputError
 from graphrebase.io import write_file
 

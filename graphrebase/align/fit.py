@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 from scipy import linalg
 
+from graphrebase.align.action import transport
 from graphrebase.align.activations import Activations
-from graphrebase.align.alignment import Alignment, Details, MapArray, transport
+from graphrebase.align.alignment import Alignment, Details
 from graphrebase.align.anchored import Pair, find_anchors, match_hidden
 from graphrebase.align.body import Body, FloatArray, Layer, MlpLayer, Tower
 from graphrebase.align.folding import fold_heads, required
 from graphrebase.align.last_block import LastBlock, shared_head, with_ones
+from graphrebase.align.maps import MapArray
 from graphrebase.align.recipe import FitOptions, Models, Updated
 from graphrebase.align.record import Record
 from graphrebase.align.streams import Comparison, StreamMap, map_streams

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphrebase.align.alignment import IndexArray
 from graphrebase.align.assignment import best_permutation
 from graphrebase.align.evidence import Evidence, Maps
+from graphrebase.align.maps import IndexArray
 
 Inner = dict[str, IndexArray]
 RELATIVE_GAIN = 1e-7

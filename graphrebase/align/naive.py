@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from graphrebase.align.alignment import identity_maps
 from graphrebase.align.evidence import Evidence
+from graphrebase.align.maps import identity_maps
 from graphrebase.align.registry import Found, Options, register
 
 

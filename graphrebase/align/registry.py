@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from graphrebase.align.alignment import IndexArray, OptionValue
+from graphrebase.align.alignment import OptionValue
 from graphrebase.align.evidence import Evidence
+from graphrebase.align.maps import IndexArray
 from graphrebase.errors import UsageError
 
 Intra = Literal["paper", "split"]

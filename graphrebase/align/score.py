@@ -15,8 +15,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphrebase.align.alignment import Details, IndexArray, identity_maps, random_maps
+from graphrebase.align.alignment import Details
 from graphrebase.align.evidence import Evidence
+from graphrebase.align.maps import IndexArray, identity_maps, random_maps
 from graphrebase.align.registry import Found, Method, Options
 
 FloatArray = NDArray[np.float64]

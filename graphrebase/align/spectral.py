@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphrebase.align.alignment import IndexArray
 from graphrebase.align.assignment import best_permutation
 from graphrebase.align.evidence import Evidence
+from graphrebase.align.maps import IndexArray
 from graphrebase.align.problem import Weight
 
 FloatArray = NDArray[np.float64]

@@ -32,9 +32,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphrebase.align.alignment import identity_maps
 from graphrebase.align.ascent import Climb, Stop, Unit, climb, propagate, units
 from graphrebase.align.evidence import Evidence, Maps
+from graphrebase.align.maps import identity_maps
 from graphrebase.align.registry import Found, Options, register
 from graphrebase.align.spectral import match_heads
 

@@ -20,6 +20,8 @@ _CommandLineError = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="graphrebase",
     help="Carry a fine-tuning over to a new base release, on exported ONNX models.",
@@ -71,7 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("interrupted\n")
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -85,6 +87,8 @@ def _run(arguments: Sequence[str]) -> int:
             verbose,
         )
         return 1
+    if result == _INTERRUPTED:  # typer may have caught it
+        sys.stderr.write("interrupted\n")
     return result if isinstance(result, int) else 0
 
 

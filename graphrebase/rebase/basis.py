@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphrebase.align import Alignment
-from graphrebase.align.alignment import is_matrix
+from graphrebase.align.maps import is_matrix
 from graphrebase.errors import MismatchError, OutputError, VerificationError
 from graphrebase.io import Model, check_output, is_float, scoped_graphs, write_file, write_model
 from graphrebase.structure import Skip, Structure

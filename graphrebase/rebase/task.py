@@ -11,7 +11,7 @@ from graphrebase.align import (
     check_fits,
     check_models,
 )
-from graphrebase.align.alignment import identity_maps, is_matrix
+from graphrebase.align.maps import identity_maps, is_matrix
 from graphrebase.errors import InputError, MismatchError, UsageError, VerificationError
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.body import build_body

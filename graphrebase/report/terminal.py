@@ -1,59 +1,22 @@
-"""Terminal tables. Every function takes the plain data of one command."""
+"""What commands did, on the terminal. Every function takes the plain data of one command."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from graphrebase.report.cells import make_facts, make_table
 from graphrebase.report.data import by_reason
-from graphrebase.runtime import METRICS
 
 MANY = 12
 """Roles of one reason beyond which the terminal shows only the first."""
 Data = Mapping[str, Any]
-
-
-def show(items: Iterable[RenderableType]) -> None:
-    """Print renderable items to stdout."""
-    console = Console(highlight=False, soft_wrap=False)
-    for item in items:
-        console.print(item)
-
-
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    cells = [[_text(cell) for cell in row] for row in rows]
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        values = [row[number] for row in cells if row[number]]
-        numeric = all(value[-1:].isdigit() or value.endswith("%") for value in values)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*map(escape, row))
-    return table
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return "\n".join(map(_text, value))
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1e-3 and value else f"{value:.3f}"
-    # Names come out of files: control characters must not reach the terminal.
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
-
-
-def _facts(title: str, facts: Iterable[tuple[str, object]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
-    for name, value in facts:
-        table.add_row(f"[bold]{escape(name)}[/]", escape(_text(value)))
-    return table
 
 
 def inspect_tables(data: Data) -> list[RenderableType]:
@@ -61,7 +24,7 @@ def inspect_tables(data: Data) -> list[RenderableType]:
     tree = Tree(escape(f"{data['model']}  (opset {data['opset']}, {data['nodes']} nodes)"))
     for block in data["blocks"]:
         tree.add(escape(_block_line(block)))
-    groups = _table(
+    groups = make_table(
         "symmetry groups",
         ("group", "kind", "size", "count", "tensors"),
         (
@@ -72,10 +35,10 @@ def inspect_tables(data: Data) -> list[RenderableType]:
     items: list[RenderableType] = [tree, groups, *_frozen_tables(data)]
     if data["near_misses"]:
         rows = ((m["pattern"], m["node"], m["reason"]) for m in data["near_misses"])
-        items.append(_table("near misses", ("pattern", "node", "reason"), rows))
+        items.append(make_table("near misses", ("pattern", "node", "reason"), rows))
     if data["operators_without_rule"]:
         counts = data["operators_without_rule"].items()
-        items.append(_table("operators without a rule (frozen)", ("operator", "uses"), counts))
+        items.append(make_table("operators without a rule (frozen)", ("operator", "uses"), counts))
     share = f"{data['coverage']:.1%} of {data['parameters']:,} parameters have a role"
     return [*items, share]
 
@@ -99,9 +62,9 @@ def _frozen_tables(data: Data) -> list[RenderableType]:
     items: list[RenderableType] = []
     if named:
         rows = ((f["axis"], f["size"], f["reason"]) for f in named)
-        items.append(_table("frozen", ("axis", "size", "reason"), rows))
+        items.append(make_table("frozen", ("axis", "size", "reason"), rows))
     if rest:
-        items.append(_table("frozen tensor axes", ("reason", "axes"), rest.items()))
+        items.append(make_table("frozen tensor axes", ("reason", "axes"), rest.items()))
     return items
 
 
@@ -123,12 +86,12 @@ def alignment_tables(data: Data) -> list[RenderableType]:
     facts.append(("indices that stay", f"{data['identity_share']:.1%}"))
     if data.get("output"):
         facts.append(("written", data["output"]))
-    return [_facts("alignment", facts)]
+    return [make_facts("alignment", facts)]
 
 
 def rebase_tables(data: Data) -> list[RenderableType]:
     """Render what a rebase moved, and what it did not and why."""
-    roles = _table(
+    roles = make_table(
         f"roles (alpha {data['alpha']:g}, template {data['template']})",
         ("kind", "moved", "carried", "copied", "refused"),
         (
@@ -139,7 +102,9 @@ def rebase_tables(data: Data) -> list[RenderableType]:
     items: list[RenderableType] = [*alignment_tables({**data, "output": None}), roles]
     if data["exceptions"]:
         items.append(
-            _table("carried, copied or refused", ("role", "action", "reason"), _exceptions(data))
+            make_table(
+                "carried, copied or refused", ("role", "action", "reason"), _exceptions(data)
+            )
         )
     if data["new_head"] is not None:
         items.append(_head_facts(data["new_head"]))
@@ -166,7 +131,7 @@ def _head_facts(head: Data) -> Table:
     facts: list[tuple[str, object]] = [("maps", ", ".join(head["heads"]))]
     if not head["refitted"]:
         facts.append(("moved, not fitted again", head["reason"]))
-        return _facts("new head", facts)
+        return make_facts("new head", facts)
     facts += [
         ("fitted again on", f"{head['probes']} probes"),
         ("far from fine-tuned", f"{head['lost']:.3g} nats ({head['moved']:.3g} if only moved)"),
@@ -176,7 +141,7 @@ def _head_facts(head: Data) -> Table:
         ),
         ("kept", f"the {head['kept']}, by {head['by']}"),
     ]
-    return _facts("new head", facts)
+    return make_facts("new head", facts)
 
 
 def _verdict_facts(data: Data) -> Table:
@@ -192,7 +157,7 @@ def _verdict_facts(data: Data) -> Table:
         facts.append(("agreement", f"{found['agreement']:.0%}{of_what}{warning}"))
     if probes is not None:
         facts.append(("fitted on", probes_text(probes)))
-    return _facts("without labels", facts)
+    return make_facts("without labels", facts)
 
 
 def probes_text(probes: Data) -> str:
@@ -230,7 +195,7 @@ def permute_tables(data: Data) -> list[RenderableType]:
             ("not seen", f"{kinds}: no output depends on their order (a saturated scale?)")
         )
     facts.append(("written", data["output"]))
-    items: list[RenderableType] = [_facts(f"permuted ({data['origin']})", facts)]
+    items: list[RenderableType] = [make_facts(f"permuted ({data['origin']})", facts)]
     for name, moved in data["interface"].items():
         for entry in moved:
             over = f" at each index of axis {entry['over']}" if "over" in entry else ""
@@ -250,106 +215,4 @@ def verify_tables(data: Data) -> list[RenderableType]:
         ("of the output scale", f"{data['relative_error']:.2e} ({data['tolerance']:.0e} allowed)"),
         ("worst output", data["worst_output"]),
     ]
-    return [_facts("verify", facts)]
-
-
-#: Title and whether it is a share, by the key of a metric.
-_METRICS = {name.replace("-", "_"): metric for name, metric in METRICS.items()}
-
-
-def evaluate_tables(data: Data) -> list[RenderableType]:
-    """Render the scores of several models, and what a sweep says of them."""
-    rows = data["models"]
-    items: list[RenderableType] = [
-        _filled(f"{data['data']} ({rows[0]['samples']} labels)", _task_columns(data), rows)
-    ]
-    if any(row["domain"] for row in rows):
-        items.append(_filled(f"own domain: {data['keep_data']}", _domain_columns(data), rows))
-    if data["labels"] != "label":
-        items.append(escape(f"labels: {data['labels']}"))
-    if "verdict" in data:
-        items.append(escape(f"method: {data['method']} ({data['why']})"))
-        items.append(
-            "recovered, forgotten: as shares of what fine-tuning B itself gains and loses\n"
-            "E: recovered, as far as can be told without labels"
-        )
-    return items
-
-
-_Columns = Mapping[str, Callable[[Data], object]]
-
-
-def _filled(title: str, columns: _Columns, rows: Iterable[Data]) -> Table:
-    """Return a table without the columns that no row fills."""
-    used = [name for name, make in columns.items() if any(make(row) != "" for row in rows)]
-    return _table(title, used, [[columns[name](row) for name in used] for row in rows])
-
-
-def _named(data: Data) -> _Columns:
-    return {
-        "model": lambda row: row["name"] if "verdict" in data else row["model"],
-        "alpha": lambda row: "" if row["alpha"] is None else f"{row['alpha']:g}",
-    }
-
-
-def _task_columns(data: Data) -> _Columns:
-    scores = {_METRICS[key].title: partial(_metric, key) for key in data["metrics"]}
-    recovered = {
-        f"recovered\n{_METRICS[key].title}": partial(_recovered, key)
-        for key in data["metrics"]
-        if _METRICS[key].recovers
-    }
-    return {
-        **_named(data),
-        **scores,
-        **recovered,
-        "E": lambda row: "" if row["evidence"] is None else f"{row['evidence'] + 0.0:.3f}",
-    }
-
-
-def _domain_columns(data: Data) -> _Columns:
-    scores = {_METRICS[key].title: partial(_domain, key) for key in data["metrics"]}
-    return {**_named(data), **scores, "forgotten": _forgotten}
-
-
-def _metric(key: str, row: Data) -> object:
-    return f"{row[key]:.1%}" if _METRICS[key].share else row[key]
-
-
-def _domain(key: str, row: Data) -> object:
-    found = row["domain"]
-    return "" if found is None or key not in found else _metric(key, found)
-
-
-def _recovered(key: str, row: Data) -> str:
-    share = (row["recovered"] or {}).get(key)
-    return "" if share is None else f"{share + 0.0:.1%}"
-
-
-def _forgotten(row: Data) -> str:
-    found = row["forgetting"]
-    if found is None:
-        return ""
-    return f"{found['loss']:+.3f}" if found["share"] is None else f"{found['share'] + 0.0:.1%}"
-
-
-def demo_tables(data: Data) -> list[RenderableType]:
-    """Render the story of every example."""
-    items: list[RenderableType] = []
-    for story in data["stories"]:
-        rows = (
-            (
-                row["name"],
-                row["task_loss"],
-                f"{row['task_accuracy']:.1%}",
-                row["domain_loss"],
-                f"{row['domain_accuracy']:.1%}",
-                "" if row["recovered"] is None else f"{row['recovered']:.1%}",
-            )
-            for row in story["rows"]
-        )
-        columns = ("model", "task loss", "task acc.", "own loss", "own acc.", "recovered")
-        items.append(_table(story["title"], columns, rows))
-        items.append(escape(story["summary"]))
-        items.append("")
-    return items
+    return [make_facts("verify", facts)]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphrebase.align.alignment import IndexArray, identity_maps
 from graphrebase.align.ascent import units
 from graphrebase.align.assignment import best_permutation
 from graphrebase.align.evidence import Evidence, Maps
+from graphrebase.align.maps import IndexArray, identity_maps
 from graphrebase.align.problem import AlignmentProblem
 from graphrebase.align.spectral import match_heads
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphrebase.align import AlignmentProblem, Space, Weight
-from graphrebase.align.alignment import permute_axes, random_maps
+from graphrebase.align.action import permute_axes
+from graphrebase.align.maps import random_maps
 from graphrebase.align.problem import Axes
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]

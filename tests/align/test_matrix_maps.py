@@ -16,7 +16,7 @@ from graphrebase.align import (
     save,
     transport,
 )
-from graphrebase.align.alignment import as_matrix
+from graphrebase.align.maps import as_matrix
 from graphrebase.errors import MismatchError
 
 SPACES = {

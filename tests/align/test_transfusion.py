@@ -10,10 +10,11 @@ from published import backward, natural, published, shuffled
 from synthetic_pair import Model, Shape, draw_model, gaussian, heavy, noisy, pair, plant
 
 from graphrebase.align import AlignmentProblem, Evidence, Options, Space, Weight, align, is_identity
-from graphrebase.align.alignment import identity_maps, permute_axes, random_maps
+from graphrebase.align.action import permute_axes
 from graphrebase.align.ascent import Stop, climb, units
 from graphrebase.align.evidence import Maps
 from graphrebase.align.heads import rematch
+from graphrebase.align.maps import identity_maps, random_maps
 from graphrebase.align.score import objective
 from graphrebase.align.transfusion import transfusion
 from graphrebase.errors import UsageError

@@ -11,7 +11,7 @@ from planted import permuted
 from zoo_fixture import zoo_model
 
 from graphrebase.align import Alignment, save
-from graphrebase.align.alignment import random_maps
+from graphrebase.align.maps import random_maps
 from graphrebase.errors import MismatchError, OutputError
 from graphrebase.io import read_model, structure_difference, write_model
 from graphrebase.rebase import Settings, align_models

@@ -12,7 +12,7 @@ from structure import fused_models as m
 from symmetry.soundness import relative_change, run
 
 from graphrebase.align import Alignment
-from graphrebase.align.alignment import random_maps
+from graphrebase.align.maps import random_maps
 from graphrebase.io import read_model
 from graphrebase.rebase import Settings, rebase
 from graphrebase.rebase.basis import aligned_basis, write_basis
