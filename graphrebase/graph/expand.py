@@ -58,7 +58,7 @@ def _expanded(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> Graph:
     literals: dict[str, np.ndarray] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
-        call = Call(node, probe.types, producers, taken, graph.constants)
+        call = Call(node, probe.types, producers, taken, graph.constants, graph.constant_value)
         parts = _parts(call, graph)
         for name, value in call.literals.items():
             probe.know(name, value)

@@ -15,6 +15,7 @@ from graphrebase.graph.bodies import (
     packed,
     position,
     quantization,
+    sequences,
 )
 from graphrebase.graph.bodies.table import BODIES, Call, CannotExpand
 
@@ -31,4 +32,5 @@ __all__ = [
     "packed",
     "position",
     "quantization",
+    "sequences",
 ]

@@ -56,6 +56,7 @@ class Call:
         producers: the node that computes each value before it.
         taken: names that exist.
         constants: names of the tensors of the file.
+        value: gives the array of a constant, None for what is computed.
         nodes: what the body emitted.
         literals: constants that it made.
     """
@@ -65,6 +66,7 @@ class Call:
     producers: Mapping[str, Node]
     taken: set[str]
     constants: Container[str]
+    value: Callable[[str], np.ndarray | None] = lambda _: None
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     literals: dict[str, np.ndarray] = field(default_factory=dict)
 
