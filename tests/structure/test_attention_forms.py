@@ -192,3 +192,4 @@ def test_products_written_transposed(tmp_path: Path) -> None:
     first = structure.attention[0]
     maps = {part: getattr(first, part).linear.weight.tensor for part in ("query", "key", "value")}
     assert maps == {"query": "wq", "key": "wk", "value": "wv"}
+    assert not [f for f in summary(structure)["frozen"] if f["axis"].startswith("block.")]
