@@ -12,8 +12,12 @@ from graphrebase.graph.bodies.table import BODY_OPSET, Call, CannotExpand, KeepA
 from graphrebase.graph.branches import live, needed
 from graphrebase.graph.probe import Probe
 from graphrebase.graph.probe_sizes import Dim, input_dims, shared
+from graphrebase.graph.shapes import long_enough
 from graphrebase.graph.view import Graph, Node, node_of, plain_graph
 from graphrebase.io import Model
+
+#: How often sizes are taken anew from a graph that has been expanded further.
+_LENGTHENINGS = 3
 
 
 def build_graph(model: Model) -> Graph:
@@ -33,17 +37,32 @@ def expand(graph: Graph) -> Graph:
     """Return the graph with every fused operator replaced by its body, where it has one.
 
     Values that the operator gives keep their names; those inside it get names that are free. A body
-    may need the rank of an input: where the declared sizes do not fit together, the sizes that most
-    models share are tried, as ``infer_shapes`` does.
+    may need the rank of an input: where that is not known, other sizes of the graph's inputs are
+    tried, those that ``infer_shapes`` tries.
     """
     if not any((node.domain, node.op_type) in BODIES for node in graph.nodes):
         return graph
     declared = input_dims(graph)
-    made, common = _expanded(graph, declared), shared(declared)
-    if not _refusals(made) or common == declared:
-        return made
-    other = _expanded(graph, common)
-    return other if _refusals(other) < _refusals(made) else made
+    best = _expanded(graph, declared)
+    if not _refusals(best):
+        return best
+    for start in (declared, shared(declared)):
+        best = min(best, _lengthened(graph, start), key=_refusals)
+    return best
+
+
+def _lengthened(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> Graph:
+    """Return the expanded graph at sizes that leave its convolutions something, if that helps.
+
+    Convolutions behind a fused operator are seen when that has a body.
+    """
+    made = _expanded(graph, dims)
+    for _ in range(_LENGTHENINGS):
+        grown = long_enough(made, dims)
+        if not _refusals(made) or grown == dims:
+            break
+        dims, made = grown, _expanded(graph, grown)
+    return made
 
 
 def _refusals(graph: Graph) -> int:

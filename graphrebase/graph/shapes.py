@@ -80,14 +80,7 @@ def _gaps(graph: Graph, table: ShapeTable) -> int:
 
 def _inferred(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> ShapeTable:
     """Return the shapes of a graph whose inputs have these sizes, or multiples of them."""
-    cache: dict[object, list[Typed | None]] = {}
-    for _ in range(MOST_DOUBLINGS):
-        first, second = (_probed(graph, which, cache, dims) for which in (0, 1))
-        sizes = [{n: shape for n, (_, shape) in probe.types.items()} for probe in (first, second)]
-        short = short_inputs(graph, *sizes)
-        if not short:
-            break
-        dims = doubled(dims, short)
+    _, first, second = _long_enough(graph, dims)
     shapes = {
         name: tuple(zip(shape, second.types[name][1], strict=True))
         for name, (_, shape) in first.types.items()
@@ -95,6 +88,25 @@ def _inferred(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> ShapeTable:
     }
     values = {n: (v, second.values[n]) for n, v in first.values.items() if n in second.values}
     return ShapeTable(shapes, values)
+
+
+def long_enough(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> Mapping[str, tuple[Dim, ...]]:
+    """Return input sizes, doubled until convolutions leave something of them."""
+    return _long_enough(graph, dims)[0]
+
+
+def _long_enough(
+    graph: Graph, dims: Mapping[str, tuple[Dim, ...]]
+) -> tuple[Mapping[str, tuple[Dim, ...]], Probe, Probe]:
+    cache: dict[object, list[Typed | None]] = {}
+    for doublings in range(MOST_DOUBLINGS):
+        first, second = (_probed(graph, which, cache, dims) for which in (0, 1))
+        sizes = [{n: shape for n, (_, shape) in probe.types.items()} for probe in (first, second)]
+        short = short_inputs(graph, *sizes)
+        if not short or doublings == MOST_DOUBLINGS - 1:
+            break
+        dims = doubled(dims, short)
+    return dims, first, second
 
 
 def _probed(

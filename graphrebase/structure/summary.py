@@ -153,11 +153,11 @@ def _frozen_spaces(structure: Structure) -> Iterable[dict[str, Any]]:
     symmetry, names = structure.symmetry, group_names(structure)
     for number, layer in enumerate(structure.attention):
         for part, name in (("query", "head_qk"), ("value", "head_vo")):
-            axes = layer.canonical(symmetry.values.get(layer.match.parts[part]), part)
-            if axes and not _has_name(names, axes[-1]):
-                yield _named(f"block.{number}.{name}", axes[-1])
-        axes = layer.canonical(symmetry.values.get(layer.match.parts["value"]), "value")
-        head = axes[1] if axes and len(axes) > 3 else None
+            inner = layer.canonical(symmetry.values.get(layer.match.parts[part]), part)
+            if inner and not _has_name(names, inner[-1]):
+                yield _named(f"block.{number}.{name}", inner[-1])
+        value = layer.canonical(symmetry.values.get(layer.match.parts["value"]), "value")
+        head = value[1] if len(value) > 3 else None
         if layer.kv_heads > 1 and head is not None and not _has_name(names, head):
             yield _named(f"block.{number}.head", head)
     for block in structure.blocks:

@@ -113,3 +113,15 @@ def test_a_body_is_found_where_equal_sizes_are_named_apart(tmp_path: Path) -> No
     inputs = {"x": ["batch", "length"], "mask": ["other", "places"]}
     graph = build_graph(read_model(save(tmp_path, nodes, inputs, ["y"])))
     assert [node.op_type for node in graph.nodes] == ["Add", "Transpose", "MatMul"]
+
+
+def test_a_body_is_found_behind_convolutions_with_long_strides(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], strides=[40]),
+        helper.make_node("FusedMatMul", ["h", "h"], ["y"], domain="com.microsoft", transB=1),
+    ]
+    weights = {"w": floats(4, 1, 50)}
+    graph = build_graph(
+        read_model(save(tmp_path, nodes, {"x": ["B", 1, "samples"]}, ["y"], weights))
+    )
+    assert [node.op_type for node in graph.nodes] == ["Conv", "Transpose", "MatMul"]
