@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,41 +44,48 @@ def expand(graph: Graph) -> Graph:
         return graph
     declared = input_dims(graph)
     best = _expanded(graph, declared)
-    if not _refusals(best):
-        return best
     for start in (declared, shared(declared)):
-        best = min(best, _lengthened(graph, start), key=_refusals)
-    return best
+        if not best.blind:
+            break
+        best = min(best, _lengthened(graph, start), key=lambda made: made.blind)
+    return best.graph
 
 
-def _lengthened(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> Graph:
+@dataclass(frozen=True, slots=True)
+class _Expanded:
+    """An expanded graph; ``blind``: how many calls were refused that read an unknown shape."""
+
+    graph: Graph
+    blind: int
+
+
+def _lengthened(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> _Expanded:
     """Return the expanded graph at sizes that leave its convolutions something, if that helps.
 
     Convolutions behind a fused operator are seen when that has a body.
     """
     made = _expanded(graph, dims)
     for _ in range(_LENGTHENINGS):
-        grown = long_enough(made, dims)
-        if not _refusals(made) or grown == dims:
+        grown = long_enough(made.graph, dims) if made.blind else dims
+        if grown == dims:
             break
         dims, made = grown, _expanded(graph, grown)
     return made
 
 
-def _refusals(graph: Graph) -> int:
-    return sum(bool(node.refusal) for node in graph.nodes)
-
-
-def _expanded(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> Graph:
+def _expanded(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> _Expanded:
     """Return the expanded graph as it is when its inputs have these sizes."""
     probe = Probe.start(graph, 0, {}, dims)
     taken = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)}
     producers: dict[str, Node] = {}
     literals: dict[str, np.ndarray] = {}
     nodes: list[Node] = []
+    blind = 0
     for node in graph.nodes:
         call = Call(node, probe.types, producers, taken, graph.constants, graph.constant_value)
         parts = _parts(call, graph)
+        refused = any(part.refusal for part in parts)
+        blind += refused and any(n and n not in probe.types for n in node.inputs)
         for name, value in call.literals.items():
             probe.know(name, value)
         literals |= call.literals
@@ -87,7 +94,8 @@ def _expanded(graph: Graph, dims: Mapping[str, tuple[Dim, ...]]) -> Graph:
             producers |= dict.fromkeys(filter(None, part.outputs), part)
         nodes.extend(parts)
     ordered = tuple(replace(node, index=index) for index, node in enumerate(nodes))
-    return replace(graph, nodes=ordered, literals={**graph.literals, **literals})
+    made = replace(graph, nodes=ordered, literals={**graph.literals, **literals})
+    return _Expanded(made, blind)
 
 
 def _parts(call: Call, graph: Graph) -> list[Node]:
