@@ -139,6 +139,8 @@ def mlp_roles(table: SpaceTable, mlp: Mlp, index: int) -> Iterable[Role]:
     hidden = None
     if units is not None and isinstance(units.form, Leaf):
         hidden = table.add(Space(f"block.{index}.mlp", "mlp", mlp.width), [units])
+    elif units is not None:
+        table.label_factors(units, f"block.{index}.mlp", "mlp")
     prefix = f"block.{index}.mlp"
     parts = [("up", mlp.up, mlp.up_index)]
     if mlp.gate is not None and mlp.gate_index is not None:

@@ -57,6 +57,21 @@ class SpaceTable:
         axes = self.symmetry.values.get(value)
         return self.name(axes[-1]) if axes else None
 
+    def label_factors(self, axis: Axis, name: str, kind: str) -> None:
+        """Name the free factors of an axis that moves as a grid only.
+
+        A grouped convolution keeps groups of channels together and their channels move inside
+        them; a weight of a few bits keeps blocks of numbers that share a scale.
+        """
+        if not isinstance(axis.form, Product):
+            return
+        grouped = any(isinstance(factor.form, Fibre) for factor in axis.form.factors)
+        for factor in axis.form.factors:
+            outer = grouped and not isinstance(factor.form, Fibre)
+            for part in leaves(factor):
+                label = (f"{name}.groups", "hidden") if outer else (name, kind)
+                self.partial.setdefault(part.root, label)
+
     def read(self, linear: Linear) -> str | None:
         """Return the space of a linear map's input channels; grouped ones have none as a whole."""
         return self._one(linear.input, linear.reads) if linear.groups == 1 else None
@@ -204,13 +219,8 @@ def residual_space(
     ):
         axis = _channels_of(values.get(value, ()), residual.channels)
         free = axis is not None and isinstance(axis.form, Leaf)
-        if isinstance(axis, Axis) and isinstance(axis.form, Product):
-            # A grouped convolution keeps groups of channels together.
-            for factor in axis.form.factors:
-                grouped = isinstance(factor.form, Fibre)
-                label = (name, "residual") if grouped else (f"{name}.groups", "hidden")
-                for part in leaves(factor):
-                    table.partial.setdefault(part.root, label)
+        if axis is not None:
+            table.label_factors(axis, name, "residual")
         if isinstance(axis, Axis) and isinstance(axis.form, Sum):
             for number, part in enumerate(flat_parts(axis.form)):
                 if isinstance(part.form, Leaf) and part.length > 1:
