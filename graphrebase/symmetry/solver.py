@@ -31,6 +31,10 @@ _ROTARY = "rotary pairs: frequencies keep their place"
 class Solver(Cutting):
     """What holds between axes; each of the classes it builds on uses only those below it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._met: set[tuple[Axis, Axis]] = set()
+
     def unify(self, left: Axis, right: Axis) -> None:
         """State that two axes carry the same permutation."""
         if left.root is right.root:
@@ -52,9 +56,9 @@ class Solver(Cutting):
         elif isinstance(a, Product) or isinstance(b, Product):
             self._unify_products(left, right)
         elif isinstance(a, Fibre):
-            self._unify_fibre(a, right)
+            self._unify_fibre(left, a, right)
         elif isinstance(b, Fibre):
-            self._unify_fibre(b, left)
+            self._unify_fibre(right, b, left)
         else:
             self._unify_sums(left, right)
 
@@ -108,9 +112,15 @@ class Solver(Cutting):
         for x, y in zip(fine_a, fine_b, strict=True):
             self.unify(x, y)
 
-    def _unify_fibre(self, form: Fibre, other: Axis) -> None:
+    def _unify_fibre(self, axis: Axis, form: Fibre, other: Axis) -> None:
+        # Nested fibres share their parts. What has been made equal stays equal, so each pair is
+        # met once; meeting it again wherever it occurs would take 4^depth steps, and more.
+        pair = (axis.root, other.root)
+        if pair in self._met:
+            return
         for i, member in enumerate(form.members):
             self.unify(member, self.at(other, form.over, i))
+        self._met.add(pair)
 
     def _unify_sums(self, left: Axis, right: Axis) -> None:
         a, b = left.form, right.form
