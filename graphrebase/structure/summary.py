@@ -163,14 +163,16 @@ def _frozen_spaces(structure: Structure) -> Iterable[dict[str, Any]]:
     for block in structure.blocks:
         if block.residual is not None:
             axes = symmetry.values.get(block.residual.node.outputs[0])
-            if axes and not isinstance(axes[-1].form, Leaf):
-                yield _named("residual", axes[-1])
+            channels = axes[block.residual.channels] if axes else None
+            if channels is not None and not isinstance(channels.form, Leaf):
+                yield _named("residual", channels)
                 break
     mlps = (block for block in structure.blocks if not isinstance(block, Attention))
     for number, block in enumerate(mlps):
         axes = symmetry.values.get(block.down.input)
-        if axes and not _has_name(names, axes[-1]):
-            yield _named(f"block.{number}.mlp", axes[-1])
+        units = axes[block.down.reads[0]] if axes and len(block.down.reads) == 1 else None
+        if units is not None and not _has_name(names, units):
+            yield _named(f"block.{number}.mlp", units)
 
 
 def _has_name(names: Mapping[Axis, tuple[str, str]], axis: Axis) -> bool:

@@ -111,8 +111,12 @@ def find_frozen(constants: Mapping[str, Axes]) -> Iterable[FrozenAxis]:
 
 def frozen_reasons(axis: Axis) -> Iterable[str]:
     """Yield why an axis, or parts of it, must keep their order."""
-    form = axis.form
-    if isinstance(form, Frozen):
-        yield form.reason
-    for inner in children(form):
-        yield from frozen_reasons(inner)
+    seen, stack = set[Axis](), [axis]
+    while stack:
+        cell = stack.pop().root
+        if cell in seen:
+            continue
+        seen.add(cell)
+        if isinstance(cell.form, Frozen):
+            yield cell.form.reason
+        stack.extend(reversed(tuple(children(cell.form))))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from graph_models import ints, save, weight
 from onnx import NodeProto, helper
 
@@ -193,3 +194,28 @@ def test_products_written_transposed(tmp_path: Path) -> None:
     maps = {part: getattr(first, part).linear.weight.tensor for part in ("query", "key", "value")}
     assert maps == {"query": "wq", "key": "wk", "value": "wv"}
     assert not [f for f in summary(structure)["frozen"] if f["axis"].startswith("block.")]
+
+
+def channels_first(folder: Path, groups: int) -> dict[str, Any]:
+    """Return what is told of an MLP of 1x1 convolutions on a stream (B, 8, S)."""
+    nodes = [
+        node("Conv", ["x", "w1"], ["up"], group=groups),
+        node("Relu", ["up"], ["units"]),
+        node("Conv", ["units", "w2"], ["branch"], group=groups),
+        node("Add", ["x", "branch"], ["stream"]),
+        node("Conv", ["stream", "w3"], ["y"]),
+    ]
+    weights = {"w1": weight(12, 8 // groups, 1), "w2": weight(8, 12 // groups, 1, seed=1)}
+    weights["w3"] = weight(2, 8, 1, seed=2)
+    path = save(folder, nodes, {"x": ["B", WIDTH, "S"]}, ["y"], weights)
+    return summary(find_structure(read_model(path), free=("latent",)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channels_before_positions(tmp_path: Path, groups: int) -> None:
+    """As SqueezeBERT: what is told of a stream is told of its channels, not of its last axis."""
+    told = channels_first(tmp_path, groups)
+    (residual,) = [f for f in told["frozen"] if f["axis"] == "residual"]
+    assert (residual["size"], residual["reason"]) == (WIDTH, "input 'x'")
+    assert {(g["kind"], g["size"]) for g in told["groups"]} == {("mlp", 12 // groups)}
+    assert not [f for f in told["frozen"] if f["axis"] == "block.0.mlp"]

@@ -130,3 +130,29 @@ def test_per_channel_norms(tmp_path: Path, op_type: str) -> None:
     path = between(tmp_path, [helper.make_node(op_type, ["h", *names], ["k"])], **parameters)
     symmetry = assert_permutes(path, feeds(), "n0")
     assert members(symmetry) == [{("w1", 0), ("w2", 1), *((name, 0) for name in names)}]
+
+
+def pooled(folder: Path, window: list[int]) -> Path:
+    """Save x (B, 8, 3) -> 6 units, pooled in windows of (tokens, units), -> y."""
+    node = helper.make_node
+    ends = [0, 0, window[0] - 1, window[1] - 1]
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Unsqueeze", ["h", "one"], ["image"]),
+        node("AveragePool", ["image"], ["p"], kernel_shape=window, pads=ends),
+        node("Squeeze", ["p", "one"], ["k"]),
+        node("MatMul", ["k", "v"], ["y"]),
+    ]
+    weights = {"w": weight(3, 6), "v": weight(6, 2, seed=1), "one": ints(1)}
+    return save(folder, nodes, {"x": ["B", 8, 3]}, ["y"], weights)
+
+
+def test_units_in_windows_of_one_unit_are_free(tmp_path: Path) -> None:
+    """As Funnel pools its tokens."""
+    inputs = [{"x": weight(n, 8, 3, seed=n)} for n in (1, 3)]
+    symmetry = assert_permutes(pooled(tmp_path, [2, 1]), inputs, "v")
+    assert members(symmetry) == [{("w", 1), ("v", 0)}]
+
+
+def test_control_units_in_wider_windows_keep_their_place(tmp_path: Path) -> None:
+    assert members(symmetry_of(pooled(tmp_path, [2, 2]))) == []

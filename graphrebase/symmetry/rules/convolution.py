@@ -74,6 +74,15 @@ def _positions(context: Context, data: Sequence[Axis]) -> Axes:
     return [frozen(d, _POSITIONS) for d in context.dims()[2:]]
 
 
+def _is_alone(context: Context, place: int, rank: int) -> bool:
+    """Tell whether the windows of a pooling have one index along a spatial axis, and keep all."""
+    attributes = context.node.attributes
+    pads = attributes.get("pads", [0] * 2 * rank)
+    step = attributes.get("strides", [1] * rank)[place]
+    sizes = (attributes["kernel_shape"][place], step, pads[place], pads[rank + place])
+    return sizes == (1, 1, 0, 0)
+
+
 @rule("ConvTranspose")
 def transposed_conv(context: Context) -> list[Axes]:
     """Contract channels of a weight stored as (in, out, taps)."""
@@ -91,11 +100,21 @@ def transposed_conv(context: Context) -> list[Axes]:
 
 @rule("MaxPool", "AveragePool", "LpPool")
 def pool(context: Context) -> list[Axes]:
-    """Keep batch and channels; windows of positions keep their place."""
+    """Keep batch and channels; positions in windows keep their place.
+
+    Funnel pools tokens as an image of tokens by channels, in windows of one channel.
+    """
     if any(context.node.outputs[1:]):
         raise CannotFollow("the indices of a pooling number all channels")
-    data = context.axes(0)
-    return [[*data[:2], *_positions(context, data)]]
+    data, dims = context.axes(0), context.dims()
+    result = data[:2]
+    for place, axis in enumerate(data[2:]):
+        if _is_alone(context, place, len(data) - 2):
+            result.append(axis)
+        else:
+            context.solver.freeze(axis, _TAPS)
+            result.append(frozen(dims[2 + place], _POSITIONS))
+    return [result]
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
