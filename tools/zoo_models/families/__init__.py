@@ -7,6 +7,7 @@ from zoo_models.families.audio import AUDIO
 from zoo_models.families.caches import CACHES
 from zoo_models.families.decoders import DECODERS
 from zoo_models.families.encoders import ENCODERS
+from zoo_models.families.forms import FORMS
 from zoo_models.families.held_out import HELD_OUT
 from zoo_models.families.plain import PLAIN
 from zoo_models.families.seq2seq import SEQ2SEQ
@@ -28,7 +29,7 @@ COPIES = {
 
 
 def _families() -> dict[str, Family]:
-    known = merge(ENCODERS, DECODERS, CACHES, SEQ2SEQ, VISION, AUDIO, PLAIN, HELD_OUT)
+    known = merge(ENCODERS, DECODERS, CACHES, SEQ2SEQ, VISION, AUDIO, FORMS, PLAIN, HELD_OUT)
     fresh = {f"{name}-fresh": replace(known[name], noisy=False) for name in FRESH}
     name = "encoder-bf-post-fresh"
     fresh[name] = replace(fresh[name], nominal=replace(known["encoder-bf-post"].nominal, **COPIES))
