@@ -6,8 +6,12 @@ grow until convolutions leave something of them (sound is read with strides of 3
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
 
 from graphrebase.graph.view import Graph
 
@@ -98,6 +102,41 @@ def doubled(dims: Mapping[str, tuple[Dim, ...]], short: Set[str]) -> dict[str, t
         name: tuple((2 * d[0], 2 * d[1]) if d in grown else d for d in sizes)
         for name, sizes in dims.items()
     }
+
+
+def without_baked(
+    graph: Graph,
+    shapes: Mapping[str, Sequence[Dim]],
+    values: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    dims: Mapping[str, tuple[Dim, ...]],
+) -> dict[str, tuple[Dim, ...]]:
+    """Return input sizes with those static that an exporter took for constants.
+
+    torch.nn.MultiheadAttention is traced with the length of the sample: whatever is declared, the
+    model runs at this length only. A Reshape to ``(6, B * h, d)`` tells, whose number of elements
+    is off by 6 to the length.
+
+    Args:
+        graph: the graph.
+        shapes: its shapes, inferred with these input sizes.
+        values: its folded values.
+        dims: input sizes.
+    """
+    dynamic = {d for sizes in dims.values() for d in sizes if d[0] != d[1]}
+    for node in graph.nodes:
+        if node.op_type != "Reshape" or node.domain or node.inputs[1] not in values:
+            continue
+        targets, given = values[node.inputs[1]], shapes.get(node.inputs[0])
+        if given is None or any((target < 1).any() for target in targets):
+            continue
+        there = [math.prod(size[which] for size in given) for which in (0, 1)]
+        wanted = [int(target.prod()) for target in targets]
+        constants = set(targets[0].tolist()) & set(targets[1].tolist())
+        for size, constant in itertools.product(dynamic, sorted(constants)):
+            if all(there[i] * constant == wanted[i] * size[i] for i in (0, 1)):
+                fixed = (constant, constant)
+                return {n: tuple(fixed if d == size else d for d in s) for n, s in dims.items()}
+    return dict(dims)
 
 
 def shared(dims: Mapping[str, tuple[Dim, ...]]) -> dict[str, tuple[Dim, ...]]:

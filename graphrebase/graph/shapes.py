@@ -22,10 +22,15 @@ from graphrebase.graph.probe_sizes import (
     input_dims,
     shared,
     short_inputs,
+    without_baked,
 )
 from graphrebase.graph.view import Graph
 
 __all__ = ["Dim", "ShapeTable", "infer_shapes", "is_static"]
+
+
+#: Dynamic sizes that an exporter may have taken for constants (two sequences).
+_MOST_BAKED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,16 @@ def infer_shapes(graph: Graph) -> ShapeTable:
     """Return the shapes and folded values of all tensors of ``graph``.
 
     Where the declared sizes do not fit together (some exporters name every dynamic size apart),
-    the sizes that most models share are tried.
+    the sizes that most models share are tried; a size that is declared but was taken for a constant
+    is that constant.
     """
     declared = input_dims(graph)
     table = _inferred(graph, declared)
+    for _ in range(_MOST_BAKED):
+        real = without_baked(graph, table.shapes, table.values, declared)
+        if real == declared:
+            break
+        declared, table = real, _inferred(graph, real)
     gaps, common = _gaps(graph, table), shared(declared)
     if not gaps or common == declared:
         return table

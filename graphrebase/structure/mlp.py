@@ -124,6 +124,12 @@ class _Search:
         return _Source(source.linear, table, source.active or node.op_type in _NONLINEAR)
 
 
+def _as_wide(shapes: ShapeTable, residual: Residual, down: Linear) -> bool:
+    """Tell whether all that a linear map gives is added: not shifts and gates of a block (DiT)."""
+    stream = shapes.shape(residual.node.outputs[0])
+    return stream is not None and stream[residual.channels][0] == down.out_width
+
+
 def _keeps_units(graph: Graph, node: Node) -> bool:
     """Tell whether a node leaves units apart; a depthwise convolution does (SegFormer)."""
     if node.op_type != "Conv":
@@ -155,7 +161,9 @@ def find_mlps(
         if id(down) in used:
             continue
         residual = find_residual(graph, shapes, down.output, down.gives[-1])
-        mlp = _mlp(search, down, residual, used) if residual is not None else None
+        if residual is None or not _as_wide(shapes, residual, down):
+            continue
+        mlp = _mlp(search, down, residual, used)
         if mlp is not None:
             found.append(mlp)
     return found

@@ -100,6 +100,23 @@ def find_groups(constants: Mapping[str, Axes], solver: Solver) -> Iterable[Group
         )
 
 
+def freeze_unread(
+    constants: Mapping[str, Axes], values: Mapping[str, Axes], solver: Solver
+) -> None:
+    """Freeze parts of constants that nothing reads (rows cut off): no check could see them move."""
+    places: dict[Axis, set[tuple[str, int, tuple[str, ...]]]] = {}
+    for name, axes in constants.items():
+        for position, axis in enumerate(axes):
+            for root, path, _ in _placed(solver, axis, (), None):
+                places.setdefault(root, set()).add((name, position, path))
+    alone = {root for root, where in places.items() if len(where) == 1 and root.length > 1}
+    seen = {axis.root: axis for axes in values.values() for axis in axes} if alone else {}
+    for axis in seen.values():
+        alone.difference_update(root for root, _, _ in _placed(solver, axis, (), None))
+    for root in alone:
+        solver.freeze(root, "nothing reads it")
+
+
 def find_frozen(constants: Mapping[str, Axes]) -> Iterable[FrozenAxis]:
     """Yield the frozen axes of constants, and the frozen parts of axes, with the reasons."""
     for name, axes in constants.items():

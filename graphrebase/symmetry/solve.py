@@ -17,7 +17,7 @@ from graphrebase.symmetry.axes import (
     frozen,
     leaves,
 )
-from graphrebase.symmetry.groups import FrozenAxis, Group, find_frozen, find_groups
+from graphrebase.symmetry.groups import FrozenAxis, Group, find_frozen, find_groups, freeze_unread
 from graphrebase.symmetry.initial import value_axes
 from graphrebase.symmetry.interface import OutputAxis, fix_outputs, name_inputs, pair_cache
 from graphrebase.symmetry.registry import RULES, Axes, CannotFollow, Context, Rule, unfollowed
@@ -106,6 +106,7 @@ def find_symmetry(
     pair_cache(state)
     found = fix_outputs(state, latent)
     _close_all(state)
+    freeze_unread(state.constants, state.values, state.solver)
     return Symmetry(
         graph=graph,
         shapes=table,

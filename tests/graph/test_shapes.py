@@ -138,3 +138,28 @@ def test_images_with_channels_in_blocks_have_the_sizes_of_plain_ones(
     path = save(tmp_path, nodes, {"x": ["B", 3, 7, 7]}, ["y"], {"w": weight(4, 3, 3, 3)})
     shape = infer_shapes(graph_of(path)).shape("y")
     assert shape is not None and shape[1:] == tuple((n, n) for n in size)
+
+
+@pytest.mark.parametrize("length", [6, 4])
+def test_a_length_that_an_exporter_took_for_a_constant_is_static(
+    tmp_path: Path, length: int
+) -> None:
+    """torch.nn.MultiheadAttention, sequence first: Reshape to (length, B * h, d)."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0, 2]),
+        helper.make_node("Shape", ["x"], ["batch"], start=0, end=1),
+        helper.make_node("Mul", ["batch", "heads"], ["rows"]),
+        helper.make_node("Concat", ["length", "rows", "inner"], ["target"], axis=0),
+        helper.make_node("Reshape", ["turned", "target"], ["y"]),
+    ]
+    weights = {"heads": ints(4), "inner": ints(9), "length": ints(length)}
+    path = save(tmp_path, nodes, {"x": ["B", "T", 36]}, ["y"], weights)
+    table = infer_shapes(graph_of(path))
+    assert table.shape("x") == (PROBES[0], (length, length), (36, 36))
+    assert table.shape("y") == ((length, length), (8, 12), (9, 9))
+
+
+def test_control_what_fits_stays_dynamic(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "target"], ["y"])]
+    path = save(tmp_path, nodes, {"x": ["B", "T", 36]}, ["y"], {"target": ints(0, -1, 4, 9)})
+    assert infer_shapes(graph_of(path)).shape("x") == (PROBES[0], PROBES[1], (36, 36))

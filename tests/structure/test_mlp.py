@@ -101,3 +101,22 @@ def test_quantisation_that_clips_at_zero_is_an_activation(tmp_path: Path) -> Non
 
 def test_control_without_a_nonlinearity_it_is_no_mlp(tmp_path: Path) -> None:
     assert mlps(tmp_path, [helper.make_node("Neg", ["u"], ["h"])], UNITS) == []
+
+
+def test_control_shifts_and_gates_of_a_block_are_no_mlp(tmp_path: Path) -> None:
+    """DiT: act(map(x)) -> map to a gate and a shift; one of them joins the stream."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["u"]),
+        helper.make_node("Relu", ["u"], ["h"]),
+        helper.make_node("MatMul", ["h", "wide"], ["both"]),
+        helper.make_node("Split", ["both", "halves"], ["gate", "shift"], axis=-1),
+        helper.make_node("Mul", ["gate", "x"], ["gated"]),
+        helper.make_node("Add", ["x", "gated"], ["y"]),
+        helper.make_node("Add", ["x", "shift"], ["z"]),
+    ]
+    weights = {"up": weight(WIDTH, UNITS), "wide": weight(UNITS, 2 * WIDTH)}
+    weights["halves"] = ints(WIDTH, WIDTH)
+    path = save(tmp_path, nodes, {"x": ["B", "T", WIDTH]}, ["y", "z"], weights)
+    scene = scene_of(path)
+    linears = find_linears(scene.graph, scene.shapes)
+    assert find_mlps(scene.graph, scene.shapes, linears, []) == []

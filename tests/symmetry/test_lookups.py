@@ -91,3 +91,17 @@ def test_numbers_that_count_up_look_nothing_up(tmp_path: Path) -> None:
 
 def test_control_another_order_is_a_look_up(tmp_path: Path) -> None:
     assert members(symmetry_of(save_strided(tmp_path, -1))) == []
+
+
+def test_rows_that_nothing_reads_are_no_group(tmp_path: Path) -> None:
+    """Positions beyond a length that is fixed: no control could notice that they move."""
+    nodes = [
+        helper.make_node("Slice", ["table", "first", "last", "axis"], ["rows"]),
+        helper.make_node("Add", ["x", "rows"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "w"], ["y"]),
+    ]
+    weights = {"table": weight(9, 4), "w": weight(4, 5, seed=1)}
+    weights |= {"first": ints(0), "last": ints(6), "axis": ints(0)}
+    symmetry = symmetry_of(save(tmp_path, nodes, {"x": ["B", 6, 4]}, ["y"], weights))
+    assert ("table", 0) not in {(m.tensor, m.axis) for g in symmetry.groups for m in g.members}
+    assert "nothing reads it" in {f.reason for f in symmetry.frozen if f.tensor == "table"}
