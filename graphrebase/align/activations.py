@@ -43,8 +43,11 @@ class Activations(Protocol):
         """
         ...
 
-    def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
-        """Yield the weight of every token of a mini-batch, (tokens,); 0 for padding.
+    def weights(self, *, kept: bool, last: bool) -> Iterator[Mapping[str, FloatArray]]:
+        """Yield, per mini-batch, the weight of every token by point, (tokens,); 0 for padding.
+
+        Streams of one model may have tokens of their own: those of encoder and decoder, or of the
+        stages of a hierarchical model.
 
         Args:
             kept: which probes.
@@ -53,15 +56,16 @@ class Activations(Protocol):
         """
         ...
 
-    def read_rows(self, *, kept: bool) -> Iterator[NDArray[np.int64]]:
-        """Yield which tokens of a mini-batch a head reads; all of them if it reads every one."""
+    def read_rows(self, point: str, *, kept: bool) -> Iterator[NDArray[np.int64]]:
+        """Yield which tokens of a mini-batch a head reads at a point; all if it reads every one."""
         ...
 
-    def logits(self, model: Role, rows: NDArray[np.int64]) -> FloatArray | None:
+    def logits(self, model: Role, point: str, rows: NDArray[np.int64]) -> FloatArray | None:
         """Return the logits of the first mini-batch at some of the rows read.
 
         Args:
             model: which.
+            point: the last point of the stream that the head reads.
             rows: places among the rows that a head reads.
 
         Returns:

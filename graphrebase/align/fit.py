@@ -223,8 +223,8 @@ class _Fit:
             self.activations.weights(kept=kept, last=not tower.reads_ahead(layer)),
             strict=True,
         )
-        for (hidden, stream), goal, weights in batches:
-            lacking = goal - stream
+        for (hidden, stream), goal, by_point in batches:
+            lacking, weights = goal - stream, by_point[layer.after]
             if tower.centred:
                 lacking = lacking - lacking.mean(axis=1, keepdims=True)
             inputs = with_ones(hidden) if has_bias else hidden

@@ -69,13 +69,14 @@ class LastBlock:
         total, count = 0.0, 0.0
         changes = self.record.read("change", self.layer.after, kept=False)
         weights = self.activations.weights(kept=False, last=True)
-        for change, weight in zip(changes, weights, strict=True):
+        for change, by_point in zip(changes, weights, strict=True):
+            weight = by_point[self.layer.after]
             total += float(weight @ ((change @ moved.T) ** 2).sum(axis=1))
             count += float(weight.sum())
         return total / count if count else 0.0
 
     def _samples(self, updated: Updated, kept: bool, share: float) -> Samples:
-        rows = list(self.activations.read_rows(kept=kept))
+        rows = list(self.activations.read_rows(self.layer.after, kept=kept))
         stride = self._stride(sum(map(len, rows)))
         parts = []
         batches = zip(
@@ -84,8 +85,8 @@ class LastBlock:
             self.activations.weights(kept=kept, last=True),
             strict=True,
         )
-        for row, (hidden, stream), weights in batches:
-            used = row[::stride]
+        for row, (hidden, stream), by_point in batches:
+            used, weights = row[::stride], by_point[self.layer.after]
             factor = (share if kept else 1.0) * len(row) / max(len(used), 1)
             inputs = with_ones(hidden[used]) if self.has_bias else hidden[used]
             parts.append((inputs, stream[used], weights[used] * factor))
@@ -159,11 +160,12 @@ def shared_head(
     for head in tower.heads:
         sizes = {None if x is None else len(x) for x in (r(head.weight) for r in by_model.values())}
         if head.axes[0] is None and None not in sizes and len(sizes) == 1:
-            rows = next(activations.read_rows(kept=False))
+            point = tower.points[-1]
+            rows = next(activations.read_rows(point, kept=False))
             some = np.arange(len(rows))[:: max(1, len(rows) // CHECKED)]
             for name, read in by_model.items():
-                stream = next(last_streams(record, tower.points[-1], name, kept=False))
-                logits = activations.logits(name, some)
+                stream = next(last_streams(record, point, name, kept=False))
+                logits = activations.logits(name, point, some)
                 if not Readout.of(head, read).agrees(stream[rows[some]], logits):
                     break
             else:

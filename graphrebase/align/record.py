@@ -46,7 +46,9 @@ class Record:
         for weight, *found in zip(weights, *streams, strict=True):
             for point, centred in _centred(body).items():
                 at_point = {model: x[point] for model, x in zip(models, found, strict=True)}
-                self.seen[point].add(at_point["target"], at_point["base"], weight, centred=centred)
+                self.seen[point].add(
+                    at_point["target"], at_point["base"], weight[point], centred=centred
+                )
                 if point in self._goals:
                     self._keep(point, count, kept, at_point)
             count += 1

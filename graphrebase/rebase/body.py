@@ -33,6 +33,11 @@ class _Source:
 
     def linear(self, stem: str, axes: tuple[str | None, ...], outputs: int) -> Linear:
         """Return a linear map that reads a norm, or none."""
+        if f"{stem}.weight" not in self.structure.roles:
+            raise MismatchError(
+                f"{stem} is not one linear map", where=str(self.structure.model.path),
+                hint="use --method transfusion",
+            )  # fmt: skip
         dual = frozenset(range(outputs, len(axes)))
         norm = origin(
             self.structure.graph, self.norms, self.structure.roles[f"{stem}.weight"].reads

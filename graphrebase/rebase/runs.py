@@ -7,8 +7,9 @@ before it left, kept in a temporary folder.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from graphrebase.structure import Structure
 
 OTHER_TOKENS = 0.1
 """Weight, in the last block, of tokens that a head which reads one token does not see."""
+_HINT = "export the models the same way, or use --method anchored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,7 @@ class Runs:
         self._batch = fixed_batch(target) or affordable_batch(
             target, self._data[False]["target"], batch
         )
-        self._layouts = {
-            k: self._find_layout(body, k) for k, x in self._data.items() if x["target"]
-        }
+        self._layouts = {k: self._find_layouts(k) for k, x in self._data.items() if x["target"]}
         self._token = head_token(models["finetuned"])
         self._folder = tempfile.TemporaryDirectory(prefix="graphrebase-")
         solved = [(n, x) for n, t in enumerate(body.towers) for x in t.solved(attention=attention)]
@@ -151,17 +151,17 @@ class Runs:
     def _file(self, place: int, number: int, kept: bool) -> Path:
         return Path(self._folder.name) / f"{place}.{number}.{int(kept)}.npy"
 
-    def read_rows(self, *, kept: bool) -> Iterator[NDArray[np.int64]]:
+    def read_rows(self, point: str, *, kept: bool) -> Iterator[NDArray[np.int64]]:
         """Yield the tokens that a head reads."""
+        layout = self._layouts[kept][point]
         for _, valid in self._batches(kept):
-            layout = self._layouts[kept]
             samples = valid if self._partial else layout.samples
             table = np.zeros((samples, layout.tokens))
             table[:valid, slice(None) if self._token is None else self._token] = 1.0
             found = Layout(samples, layout.tokens, layout.sequence_first).rows(table)
             yield np.flatnonzero(found)
 
-    def logits(self, model: Role, rows: NDArray[np.int64]) -> FloatArray | None:
+    def logits(self, model: Role, point: str, rows: NDArray[np.int64]) -> FloatArray | None:
         """Return logits of the first mini-batch; zeros for tokens that A lacks."""
         session = flags_off(Session(self._models[model].model.path))
         part, valid = next(self._batches(False, model))
@@ -170,37 +170,47 @@ class Runs:
         found = session.run(fitting_inputs(session, inputs), outputs=[name])[name]
         if found.ndim < 2 or found.dtype.kind != "f":
             return None
-        if not self._layouts[False].sequence_first:
+        if not self._layouts[False][point].sequence_first:
             found = found[:valid]
         found = found.reshape(-1, found.shape[-1])
-        if len(found) != len(next(self.read_rows(kept=False))):
+        if len(found) != len(next(self.read_rows(point, kept=False))):
             return None
         found = np.asarray(found[rows], np.float64)
         if self._vocabularies is not None and model != "target":
             found = self._vocabularies.in_new_columns(found)
         return found
 
-    def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
-        """Yield the weight of every token: 0 for padding, less for what no head reads."""
-        known = self._known[kept]
+    def weights(self, *, kept: bool, last: bool) -> Iterator[Mapping[str, FloatArray]]:
+        """Yield the weight of every token by point: 0 for padding, less for what no head reads."""
         for number, (inputs, valid) in enumerate(self._batches(kept)):
-            layout = self._layouts[kept]
-            table = np.zeros((layout.samples, layout.tokens))
-            table[:valid] = 1.0
-            if known is not None and known.shape[1] == layout.tokens:
-                table[:valid] *= known[number * self._batch :][:valid]
-            for name, array in inputs.items():
-                if "mask" in name and array.shape == table.shape:
-                    table *= array != 0
-            if last and self._token is not None:
-                share = np.full(layout.tokens, OTHER_TOKENS)
-                share[self._token] = 1.0
-                table *= share
-            if valid < layout.samples and self._partial:
-                table = table[:valid]
-                yield Layout(valid, layout.tokens, layout.sequence_first).rows(table)
-                continue
-            yield layout.rows(table)
+            make = partial(self._weight, inputs, valid, number, kept, last)
+            yield _PerPoint(self._layouts[kept], make)
+
+    def _weight(
+        self,
+        inputs: Arrays,
+        valid: int,
+        number: int,
+        kept: bool,
+        last: bool,
+        layout: Layout,
+    ) -> FloatArray:
+        """Return the weights of one mini-batch for streams of one layout."""
+        known = self._known[kept]
+        table = np.zeros((layout.samples, layout.tokens))
+        table[:valid] = 1.0
+        if known is not None and known.shape[1] == layout.tokens:
+            table[:valid] *= known[number * self._batch :][:valid]
+        for name, array in inputs.items():
+            if "mask" in name and array.shape == table.shape:
+                table *= array != 0
+        if last and self._token is not None:
+            share = np.full(layout.tokens, OTHER_TOKENS)
+            share[self._token] = 1.0
+            table *= share
+        if valid < layout.samples and self._partial:
+            return Layout(valid, layout.tokens, layout.sequence_first).rows(table[:valid])
+        return layout.rows(table)
 
     @property
     def batches(self) -> dict[bool, int]:
@@ -226,24 +236,58 @@ class Runs:
                 rows = np.concatenate([rows, np.repeat(rows[-1:], self._batch - valid)])
             yield {name: array[rows] for name, array in data.items()}, valid
 
-    def _find_layout(self, body: Body, kept: bool) -> Layout:
-        point = body.towers[0].points[0]
-        shapes = {}
+    def _find_layouts(self, kept: bool) -> dict[str, Layout]:
+        """Return how tokens lie in the stream at every point, the same in all three models."""
+        shapes: dict[Role, dict[str, tuple[int, ...]]] = {}
         for role, session in self._sessions.items():
             inputs, valid = next(self._batches(kept, role))
             found = session.run(fitting_inputs(session, inputs))
-            shapes[role] = found[next(iter(self._mixtures[role][point]))].shape
+            mixtures = self._mixtures[role]
+            shapes[role] = {p: _common_shape(found, mixtures[p]) for p in mixtures}
             if role == "target":
                 self._types = {name: array.dtype for name, array in found.items()}
-        if len({s[:-1] for s in shapes.values()}) > 1:
-            raise MismatchError(
-                f"hidden states have different layouts: {sorted(set(shapes.values()))}",
-                hint="export the models the same way, or use --method anchored",
-            )
-        shape, samples = shapes["target"], len(next(iter(inputs.values())))
-        tokens = int(np.prod(shape[:-1])) // samples
-        first = len(shape) == 3 and shape[0] != samples and shape[1] == samples
-        return Layout(self._batch if valid == self._batch else samples, tokens, first)
+        samples = len(next(iter(inputs.values())))
+        counted = self._batch if valid == self._batch else samples
+        layouts = {}
+        for point, shape in shapes["target"].items():
+            if len({by_point[point][:-1] for by_point in shapes.values()}) > 1:
+                seen = sorted({by_point[point] for by_point in shapes.values()})
+                raise MismatchError(f"hidden states have different layouts: {seen}", hint=_HINT)
+            tokens = int(np.prod(shape[:-1])) // samples
+            first = len(shape) == 3 and shape[0] != samples and shape[1] == samples
+            layouts[point] = Layout(counted, tokens, first)
+        return layouts
+
+
+def _common_shape(found: Arrays, mixture: Mapping[str, float]) -> tuple[int, ...]:
+    """Return the shape of the values that stand for a point."""
+    shape, *others = (found[value].shape for value in mixture)
+    if any(other != shape for other in others):
+        raise MismatchError(
+            f"a stream changes its shape on the way: {shape} and {others[0]}", hint=_HINT
+        )
+    return shape
+
+
+class _PerPoint(Mapping[str, FloatArray]):
+    """An array by point, made once for all points of one layout."""
+
+    def __init__(self, layouts: Mapping[str, Layout], make: Callable[[Layout], FloatArray]) -> None:
+        """Take the layouts, and what makes the array of one."""
+        self._layouts, self._make = layouts, make
+        self._made: dict[Layout, FloatArray] = {}
+
+    def __getitem__(self, point: str) -> FloatArray:
+        layout = self._layouts[point]
+        if layout not in self._made:
+            self._made[layout] = self._make(layout)
+        return self._made[layout]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layouts)
+
+    def __len__(self) -> int:
+        return len(self._layouts)
 
 
 class _Streams(Mapping[str, FloatArray]):

@@ -53,17 +53,17 @@ class Watched:
             self._step(_PART)
             yield found
 
-    def weights(self, *, kept: bool, last: bool) -> Iterator[FloatArray]:
-        """Yield the weight of every token."""
+    def weights(self, *, kept: bool, last: bool) -> Iterator[Mapping[str, FloatArray]]:
+        """Yield the weight of every token by point."""
         return self._source.weights(kept=kept, last=last)
 
-    def read_rows(self, *, kept: bool) -> Iterator[NDArray[np.int64]]:
+    def read_rows(self, point: str, *, kept: bool) -> Iterator[NDArray[np.int64]]:
         """Yield which tokens a head reads."""
-        return self._source.read_rows(kept=kept)
+        return self._source.read_rows(point, kept=kept)
 
-    def logits(self, model: Role, rows: NDArray[np.int64]) -> FloatArray | None:
+    def logits(self, model: Role, point: str, rows: NDArray[np.int64]) -> FloatArray | None:
         """Return the logits of the first mini-batch at some of the rows read."""
-        return self._source.logits(model, rows)
+        return self._source.logits(model, point, rows)
 
     def finish(self) -> None:
         """Tell that all is done."""

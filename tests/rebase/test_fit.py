@@ -98,6 +98,25 @@ def test_a_layer_adds_its_last_map_of_what_it_is_said_to_read(family: str, tmp_p
         assert not np.allclose(streams[layer.before] + turned, after, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["whisper", "swin"])
+def test_streams_of_one_model_may_have_tokens_of_their_own(family: str) -> None:
+    """Encoder and decoder, or the stages of a hierarchical model; rows and weights agree."""
+    entry = zoo_model(f"{family}-ts17-eager")
+    structure = find_structure(read_model(entry.path), residual="per-point")
+    models = {"base": structure, "finetuned": structure, "target": structure}
+    body = build_body(structure, structure)
+    runs = Runs(body, models, entry.inputs["small"], None)
+    (streams,) = runs.streams("target", kept=False)
+    (weights,) = runs.weights(kept=False, last=True)
+    rows = {point: len(streams[point]) for point in streams}
+    assert {point: len(weights[point]) for point in rows} == rows
+    assert len(set(rows.values())) > 1
+
+
+def _weights(runs: Runs, *, kept: bool, last: bool) -> np.ndarray:
+    return np.concatenate([w["residual.0"] for w in runs.weights(kept=kept, last=last)])
+
+
 def test_padding_and_unread_tokens_weigh_less(tmp_path: Path) -> None:
     path = zoo_model("bert-cls-ts17-eager").path
     structure = find_structure(read_model(path), residual="per-point")
@@ -112,13 +131,13 @@ def test_padding_and_unread_tokens_weigh_less(tmp_path: Path) -> None:
         {"input_ids": ids[:, :7]},
         batch=2,
     )
-    longer = np.concatenate(list(runs.weights(kept=True, last=False)))
+    longer = _weights(runs, kept=True, last=False)
     assert longer.size == sum(len(s["residual.0"]) for s in runs.streams("base", kept=True)) == 21
-    plain = np.concatenate(list(runs.weights(kept=False, last=False)))
+    plain = _weights(runs, kept=False, last=False)
     np.testing.assert_array_equal(plain, mask.reshape(-1))
     streams = list(runs.streams("target", kept=False))
     assert sum(len(s["residual.0"]) for s in streams) == plain.size
-    last = np.concatenate(list(runs.weights(kept=False, last=True))).reshape(3, 12)
+    last = _weights(runs, kept=False, last=True).reshape(3, 12)
     np.testing.assert_allclose(last[0, 0], 1.0)
     np.testing.assert_allclose(last[0, 1:], 0.1)
 
