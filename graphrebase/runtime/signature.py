@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from graphrebase.errors import UsageError, VerificationError
 from graphrebase.graph import Graph
 from graphrebase.runtime.batches import main_output
 from graphrebase.runtime.session import InputSpec, Session
-from graphrebase.runtime.synthetic import length_limit
+from graphrebase.runtime.synthetic import length_limit, synthetic_inputs, table_limit
 
 LENGTH = 64
 """Tokens of a generated sequence, where nothing says otherwise."""
@@ -49,11 +50,29 @@ def image_input(session: Session) -> str | None:
 
 
 def sequence_length(session: Session, graph: Graph) -> int:
-    """Return the length of generated sequences: the declared one, or what the tables allow."""
+    """Return the length of generated sequences: the declared one, or the longest that runs.
+
+    Tables of positions say what they allow only roughly: OPT begins at row 2, GPT-J cuts its
+    table in the graph.
+    """
     declared = [s.shape[1] for s in session.inputs.values() if len(s.shape) == 2]
     fixed = next((d for d in declared if isinstance(d, int)), None)
-    limit = length_limit(graph)
-    return fixed or min(LENGTH, limit or LENGTH)
+    longest = min(LENGTH, length_limit(graph) or LENGTH)
+    tries = (longest, longest - 1, longest - 2, *(longest >> n for n in range(1, 5)))
+    return fixed or next((n for n in tries if n > 0 and _runs(session, graph, n)), longest)
+
+
+def _runs(session: Session, graph: Graph, length: int) -> bool:
+    """Tell whether a model runs on a sequence of a length."""
+    vocabulary = table_limit(graph)
+    try:
+        inputs = synthetic_inputs(
+            session, batch=1, length=length, seed=0, vocabulary=vocabulary, cache="empty"
+        )
+        session.run(inputs)
+    except (UsageError, VerificationError):
+        return False
+    return True
 
 
 def logits_of(session: Session, inputs: Arrays) -> np.ndarray:
