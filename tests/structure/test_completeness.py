@@ -21,7 +21,7 @@ MODELS = [
     *("modernbert-mlm-ts17-sdpa", "gpt-neox-ts17-eager", "gpt-j-ts14-eager", "opt-ts17-sdpa"),
     *("bloom-ts17-eager", "falcon-ts17-sdpa", "falcon-new-dy18-sdpa", "phi-ts14-sdpa"),
     *("phi3-ts17-eager", "gemma2-ts17-eager", "gemma3-ts14-sdpa", "qwen3-ts17-sdpa"),
-    *("mixtral-ts17-eager", "mixtral-dy18-sdpa"),
+    *("mixtral-ts17-eager", "mixtral-dy18-sdpa", "hand-talking-ts17-eager"),
 ]
 
 

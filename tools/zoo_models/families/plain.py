@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from zoo_models.family import Family, hand
-from zoo_models.nominal import CLASSES, Nominal, Tower
+from zoo_models.nominal import CLASSES, VOCABULARY, Nominal, Tower
+from zoo_models.sizes import HEAD_DIM, KV_HEADS
 
 # Inside MultiheadAttention the legacy exporter takes `k.shape[0]` for a constant.
 BAKED = ("sequence", "target")
@@ -58,5 +59,30 @@ PLAIN: Mapping[str, Family] = {
         "Einsum",
         ("src",),
         replace(_ENCODER, notes=("projections are Einsum with explicit head axes",)),
+    ),
+    "hand-talking": hand(
+        "variants",
+        "talking",
+        ("input_ids",),
+        Nominal(
+            (Tower("text"),),
+            (VOCABULARY,),
+            other={"heads of the queries": 4, "heads of the weights": 4},
+            notes=("heads are mixed twice: three orders of heads, of which one is the values'",),
+        ),
+    ),
+    "hand-tiled": hand(
+        "variants",
+        "tiled",
+        ("input_ids",),
+        Nominal(
+            (Tower("text", kv_heads=KV_HEADS, gated=True, rotary=HEAD_DIM // 2),),
+            (VOCABULARY,),
+            notes=(
+                "keys are repeated as a whole: one order of the members for all heads",
+                "cosines and sines are tables: their columns move with the halves of a head",
+            ),
+            exceptions={"*": {"head_qk": 1}},
+        ),
     ),
 }
