@@ -20,10 +20,11 @@ class Activations(Protocol):
     """
 
     def streams(self, model: Role, *, kept: bool) -> Iterator[Mapping[str, FloatArray]]:
-        """Yield, per mini-batch, the residual stream at every point, (tokens, D).
+        """Yield, per mini-batch, the residual stream at every point, (tokens, D)."""
+        ...
 
-        Streams are needed before the first `updated` only.
-        """
+    def release(self) -> None:
+        """Give back what only streams need; they are not asked for again."""
         ...
 
     def updated(

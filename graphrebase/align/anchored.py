@@ -106,13 +106,27 @@ class Anchors:
 def find_anchors(tower: Tower, pair: Pair, read_a: Read, read_b: Read) -> Anchors:
     """Return what the ends of a stream say, from embeddings, and heads folded in `pair`."""
     shape = pair.body.map_shape(tower.points[0])
-    ends = []
-    for a, b in (
-        tuple(input_anchors(tower.inputs, r, centred=tower.centred) for r in (read_a, read_b)),
-        (output_anchors(tower, pair.a), output_anchors(tower, pair.b)),
-    ):
-        ends.append(b.T @ a if a.size and b.size else np.zeros(shape))
-    return Anchors(*ends)
+    return Anchors(
+        find_first_anchor(tower, read_a, read_b, shape),
+        find_last_anchor(tower, pair, shape),
+    )
+
+
+def find_first_anchor(
+    tower: Tower, read_a: Read, read_b: Read, shape: tuple[int, int]
+) -> FloatArray:
+    """Return what embeddings say about the first rotation, (D_B, D_A)."""
+    a, b = (input_anchors(tower.inputs, r, centred=tower.centred) for r in (read_a, read_b))
+    return _product(a, b, shape)
+
+
+def find_last_anchor(tower: Tower, pair: Pair, shape: tuple[int, int]) -> FloatArray:
+    """Return what folded heads say about the last rotation, (D_B, D_A)."""
+    return _product(output_anchors(tower, pair.a), output_anchors(tower, pair.b), shape)
+
+
+def _product(a: FloatArray, b: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    return b.T @ a if a.size and b.size else np.zeros(shape)
 
 
 def align_tower(

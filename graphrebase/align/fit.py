@@ -21,7 +21,13 @@ from scipy import linalg
 from graphrebase.align.action import transport
 from graphrebase.align.activations import Activations
 from graphrebase.align.alignment import Alignment, Details
-from graphrebase.align.anchored import Pair, find_anchors, match_hidden
+from graphrebase.align.anchored import (
+    Anchors,
+    Pair,
+    find_first_anchor,
+    find_last_anchor,
+    match_hidden,
+)
 from graphrebase.align.body import Body, FloatArray, Layer, MlpLayer, Tower
 from graphrebase.align.folding import fold_heads, required
 from graphrebase.align.last_block import LastBlock, shared_head, with_ones
@@ -100,7 +106,9 @@ def _maps(
 ) -> dict[str, StreamMap]:
     found: dict[str, StreamMap] = {}
     for tower in body.towers:
-        anchors = find_anchors(tower, _heads(body, models), models.base, models.target)
+        shape = body.map_shape(tower.points[0])
+        first = find_first_anchor(tower, models.base, models.target, shape)  # tables are large
+        anchors = Anchors(first, find_last_anchor(tower, _heads(body, models), shape))
         found |= map_streams(tower, seen, anchors, weight=options.evidence)
     return found
 

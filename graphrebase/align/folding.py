@@ -128,22 +128,30 @@ def input_anchors(inputs: Inputs, read: Read, *, centred: bool) -> FloatArray:
     biases = [b for b in map(read, inputs.biases) if b is not None]
     tokens = [required(read, role) for role in inputs.tokens]
     for role in inputs.tables:
-        table = required(read, role).copy()
+        table = required(read, role)
+        table = table.copy() if tokens or biases else table
         for index, token in enumerate(tokens[: len(table)] if inputs.filters else ()):
             table[index] += token
-        table[len(tokens) :] += sum(biases, np.zeros(table.shape[1]))
+        if biases:
+            table[len(tokens) :] += sum(biases, np.zeros(table.shape[1]))
         rows.append(table)
-    return _unit(np.concatenate(rows), centred) if rows else np.zeros((0, 0))
+    return _unit(_stacked(rows), centred) if rows else np.zeros((0, 0))
 
 
 def output_anchors(tower: Tower, folded: dict[str, Folded]) -> FloatArray:
     """Return the output-side anchor rows: heads' rows minus their mean row, Frobenius norm one."""
     rows = [folded[head.stem].weight for head in tower.heads if head.axes[0] is None]
     rows = [r - r.mean(axis=0) for r in rows]
-    return _unit(np.concatenate(rows), tower.centred) if rows else np.zeros((0, 0))
+    return _unit(_stacked(rows), tower.centred) if rows else np.zeros((0, 0))
+
+
+def _stacked(rows: list[FloatArray]) -> FloatArray:
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
 def _unit(rows: FloatArray, centred: bool) -> FloatArray:
-    rows = rows - rows.mean(axis=1, keepdims=True) if centred else rows
+    rows = rows - rows.mean(axis=1, keepdims=True) if centred else rows.copy()
     norm = float(np.linalg.norm(rows))
-    return rows / norm if norm > 0 else rows
+    if norm > 0:
+        rows /= norm  # in place: a vocabulary's table is large
+    return rows

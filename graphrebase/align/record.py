@@ -37,6 +37,7 @@ class Record:
         self.seen = {p: Comparison(np.zeros(body.map_shape(p))) for p in _centred(body)}
         for kept in (False, True):
             self._counts[kept] = self._run(body, activations, kept)
+        activations.release()
 
     def _run(self, body: Body, activations: Activations, kept: bool) -> int:
         models: list[Role] = ["target", "base"] if kept else ["target", "base", "finetuned"]

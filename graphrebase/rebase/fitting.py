@@ -22,8 +22,7 @@ from graphrebase.rebase.graft import new_heads
 from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
-from graphrebase.runtime import Session, generate, probe_kind, table_limit
-from graphrebase.runtime.flags import flags_off
+from graphrebase.runtime import generate, probe_kind, table_limit, whole
 from graphrebase.runtime.head_probes import generate_for_head, head_probe_kind
 from graphrebase.runtime.probes import SECONDS
 from graphrebase.runtime.vocabulary import Vocabularies
@@ -194,9 +193,7 @@ def _find_probes(
     few = task is not None and samples(task) < ENOUGH and _tokens_per_sample(task)
     if task is not None and (new_head or (keep is not None and not few)):
         return Probing(task, keep or {}, options)
-    base, finetuned, target = (
-        flags_off(Session(structures[n].model.path)) for n in ("base", "finetuned", "target")
-    )
+    base, finetuned, target = (whole(structures[n].model) for n in ("base", "finetuned", "target"))
     graph = structures["finetuned"].graph
     progress(f"generating probes, {SECONDS:.0f} s allowed", 0, 0)
     notes: list[str] = []
@@ -284,7 +281,7 @@ def can_probe(structures: Mapping[str, Structure]) -> bool:
         InputError: onnxruntime refuses the model.
     """
     finetuned = structures["finetuned"]
-    session = flags_off(Session(finetuned.model.path))
+    session = whole(finetuned.model)
     if _has_new_head(structures):
         return head_probe_kind(session) != "other"
     return probe_kind(session, finetuned.graph) != "other"

@@ -28,8 +28,7 @@ from graphrebase.rebase.feeds import (
     in_both_vocabularies,
 )
 from graphrebase.rebase.places import head_token, layer_places, place
-from graphrebase.runtime import Session, exposed
-from graphrebase.runtime.flags import flags_off
+from graphrebase.runtime import exposed, whole
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
 
@@ -117,6 +116,11 @@ class Runs:
         for inputs, _ in self._batches(kept, model):
             yield _Streams(session.run(fitting_inputs(session, inputs)), self._mixtures[model])
 
+    def release(self) -> None:
+        """Close the sessions of whole models: from here on B runs in parts."""
+        for session in self._sessions.values():
+            session.close()
+
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
     ) -> Iterator[tuple[FloatArray, FloatArray]]:
@@ -128,8 +132,6 @@ class Runs:
         structure = self._models["target"]
         wanted = list(dict.fromkeys([hidden, after, *settled]))
         given = {value: self._types[value] for value in starts}
-        for whole in self._sessions.values():
-            whole.close()  # from here on B runs in parts
         weights = StoredWeights(structure, changes)
         session = exposed(structure.model, wanted, weights, given=given)
         for number, (inputs, _) in enumerate(self._batches(kept)):
@@ -163,7 +165,7 @@ class Runs:
 
     def logits(self, model: Role, point: str, rows: NDArray[np.int64]) -> FloatArray | None:
         """Return logits of the first mini-batch; zeros for tokens that A lacks."""
-        session = flags_off(Session(self._models[model].model.path))
+        session = whole(self._models[model].model)
         part, valid = next(self._batches(False, model))
         inputs = complete(session, part)
         name = "logits" if "logits" in session.outputs else session.outputs[0]

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from graphrebase.io import scratch_folder, write_model
+from graphrebase.io import read_model, scratch_folder, write_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
-from graphrebase.runtime import Session
-from graphrebase.runtime.flags import flags_off
+from graphrebase.runtime import Session, whole
 from graphrebase.runtime.verdict import Goal, Tally, measure
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
@@ -79,7 +78,7 @@ class Candidate:
         with scratch_folder(beside) as folder:
             path = Path(folder) / "trial.onnx"
             self.write(path, {})
-            yield flags_off(Session(path))
+            yield whole(read_model(path))
 
 
 def judge(
@@ -119,12 +118,12 @@ def goal_of(
 ) -> Iterator[Goal]:
     """Open the models that say what is wanted of a result."""
     vector = candidate.vector
-    finetuned = flags_off(Session(vector.finetuned.model.path))
+    finetuned = whole(vector.finetuned.model)
     if candidate.new_head:
         with candidate.untouched().running(beside) as reference:
             yield Goal(finetuned, reference, vocabularies=vocabularies)
         return
-    reference, base = (flags_off(Session(s.model.path)) for s in (vector.target, vector.base))
+    reference, base = (whole(s.model) for s in (vector.target, vector.base))
     yield Goal(finetuned, reference, base, vocabularies)
 
 

@@ -45,6 +45,10 @@ class Watched:
             self._step(self._layers)
             yield found
 
+    def release(self) -> None:
+        """Give back what only streams need."""
+        self._source.release()
+
     def updated(
         self, layer: str, changes: Mapping[str, FloatArray], *, kept: bool
     ) -> Iterator[tuple[FloatArray, FloatArray]]:

@@ -8,7 +8,7 @@ from graphrebase.runtime.comparison import (
     tolerance,
 )
 from graphrebase.runtime.data import cast_inputs, check_inputs, load_npz, split_labels
-from graphrebase.runtime.exposed import exposed
+from graphrebase.runtime.exposed import exposed, whole
 from graphrebase.runtime.labels import Labelled, read_labelled
 from graphrebase.runtime.metrics import METRICS
 from graphrebase.runtime.probes import Probes, generate, probe_kind
@@ -44,4 +44,5 @@ __all__ = [
     "table_limit",
     "tolerance",
     "two_sizes",
+    "whole",
 ]

@@ -100,6 +100,14 @@ def exposed(
     return flags_off(Session(part.SerializeToString(), weights=shared))
 
 
+def whole(model: Model) -> Session:
+    """Return a session of a model that reads its weights in place; its switches are off.
+
+    A session of a file holds a copy of all weights, and two of them while it is opened.
+    """
+    return exposed(model, [output.name for output in model.proto.graph.output])
+
+
 def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model without its graph: opsets, functions and the like."""
     shell = onnx.ModelProto(ir_version=proto.ir_version, producer_name=proto.producer_name)

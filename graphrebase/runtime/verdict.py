@@ -26,6 +26,8 @@ DOUBTFUL_AGREEMENT = 0.5
 NO_CHANGE = 1e-6
 """Mean KL(p || B), in nats, below which there is nothing to recover."""
 _BATCH = 16
+_SCORES = 1 << 22
+"""Scores of one run, at most, where it does not become less than a sample."""
 _NOT_SCORES = ("embed", "hidden", "pool", "feature")
 Arrays = Mapping[str, np.ndarray]
 
@@ -164,12 +166,19 @@ def measure(goal: Goal, candidate: Session, probes: Arrays) -> Tally:
     """
     tally = Tally(agreed=None if goal.base is None else 0.0)
     samples = min(len(array) for array in probes.values())
-    size = fixed_batch(goal.finetuned) or min(_BATCH, samples)
+    size = fixed_batch(goal.finetuned) or _affordable(goal.finetuned, probes, samples)
     for start in range(0, samples, size):
         tally += _count(goal, candidate, probes, start, min(start + size, samples), size)
         if tally.fault:
             break
     return tally
+
+
+def _affordable(session: Session, probes: Arrays, samples: int) -> int:
+    """Return the samples of a run: fewer where a sample's scores are many."""
+    inputs = {name: probes[name] for name in session.inputs if name in probes}
+    size = predict(session, inputs, 0, 1, 1).size
+    return int(np.clip(_SCORES // max(size, 1), 1, min(_BATCH, samples)))
 
 
 def _count(
