@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from graphrebase.io import read_model, scratch_folder, write_model
+from graphrebase.io import Model, read_model, scratch_folder, write_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
@@ -70,7 +70,13 @@ class Candidate:
 
     @contextmanager
     def running(self, beside: Path | None = None) -> Iterator[Session]:
-        """Open a session of the result, whose file is gone afterwards.
+        """Open a session of the result; arguments as `written`."""
+        with self.written(beside) as model:
+            yield whole(model)
+
+    @contextmanager
+    def written(self, beside: Path | None = None) -> Iterator[Model]:
+        """Write the result to a file that is gone afterwards.
 
         Args:
             beside: a file in whose folder there is room for it; the system's folder by default.
@@ -78,7 +84,7 @@ class Candidate:
         with scratch_folder(beside) as folder:
             path = Path(folder) / "trial.onnx"
             self.write(path, {})
-            yield whole(read_model(path))
+            yield read_model(path)
 
 
 def judge(
@@ -104,11 +110,14 @@ def judge(
         VerificationError: a model does not run on the probes.
     """
     found = {}
-    with goal_of(next(iter(candidates.values())), beside, vocabularies) as goal:
-        for number, (name, candidate) in enumerate(candidates.items()):
+    with ExitStack() as stack:  # written first: sessions need the memory that writing takes
+        written = {n: stack.enter_context(c.written(beside)) for n, c in candidates.items()}
+        goal = stack.enter_context(goal_of(next(iter(candidates.values())), beside, vocabularies))
+        for number, (name, model) in enumerate(written.items()):
             progress("judging on held-out probes", number, len(candidates))
-            with candidate.running(beside) as session:
-                found[name] = measure(goal, session, completed(goal, session, probes))
+            session = whole(model)
+            found[name] = measure(goal, session, completed(goal, session, probes))
+            session.close()
     return found
 
 

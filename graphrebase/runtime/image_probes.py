@@ -15,6 +15,9 @@ from graphrebase.runtime.signature import Note, logits_of
 POOL = 3000
 SELECTED = 500
 KEPT = 250
+FIT = 6
+"""Passes of one model that a fit takes per image, about; images that would make it take longer
+than generating them are left out."""
 SCALES = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6))
 """Ranges of pixel values that models are usually made for, the narrowest first."""
 NEAR_BEST = 0.75
@@ -47,7 +50,9 @@ def select_images(
     shape = image_shape(spec)
     batch = spec.shape[0] if isinstance(spec.shape[0], int) else images_per_run(shape)
     asked = models if given is None else models[2:]
-    affordable = int(seconds / max(seconds_per_image(asked, name, rng, shape, batch), 1e-9))
+    each = max(seconds_per_image(asked, name, rng, shape, batch), 1e-9)
+    affordable = int(seconds / each)
+    fitted = max(int(seconds * len(asked) / (FIT * each)), batch)
     if given is None:
         trials = int(np.clip(affordable // (2 * len(SCALES)), batch, TRIALS))
         low, high = find_range(asked, name, rng, shape, batch, trials)
@@ -57,25 +62,25 @@ def select_images(
     count = int(np.clip(affordable, 2 * batch, POOL)) // batch * batch
     images = pool(rng, count, shape, low, high).astype(spec.dtype)
     *others, b = (_predict(session, name, images, batch) for session in asked)
-    kept = np.arange(min(count, KEPT))
+    kept = np.arange(min(count, KEPT, fitted))
     if b is not None:
-        kept = spread(b.max(axis=1), b.argmax(axis=1), min(KEPT, count // 2))
+        kept = spread(b.max(axis=1), b.argmax(axis=1), min(KEPT, count // 2, fitted))
     note(f"{len(kept)} of {count} generated images to keep")
     if given is not None:
         return given, images[kept]
-    chosen = _task_images(others, count)
+    chosen = _task_images(others, count, min(SELECTED, fitted))
     note(f"{len(chosen)} of them for the task")
     return images[chosen], images[kept]
 
 
-def _task_images(predicted: Sequence[np.ndarray | None], count: int) -> np.ndarray:
+def _task_images(predicted: Sequence[np.ndarray | None], count: int, most: int) -> np.ndarray:
     """Return which images A and A_ft differ on most, or on which A_ft is surest, over classes."""
     a, tuned = predicted
     if tuned is None:
-        return np.arange(min(count, SELECTED))
+        return np.arange(min(count, most))
     same = a is not None and a.shape == tuned.shape
     worth = _divergence(a, tuned) if same and a is not None else tuned.max(axis=1)
-    return spread(worth, tuned.argmax(axis=1), min(SELECTED, count // 2))
+    return spread(worth, tuned.argmax(axis=1), min(most, count // 2))
 
 
 def image_shape(spec: InputSpec) -> tuple[int, int, int]:
@@ -100,9 +105,9 @@ def seconds_per_image(
     shape: tuple[int, int, int],
     batch: int,
 ) -> float:
-    """Return the time that some models take together, per image."""
-    trial = pool(rng, batch, shape, *SCALES[1]).astype(sessions[0].inputs[name].dtype)
+    """Return the time that an image takes to make, and some models to run on it."""
     began = time.perf_counter()
+    trial = pool(rng, batch, shape, *SCALES[1]).astype(sessions[0].inputs[name].dtype)
     for session in sessions:
         _predict(session, name, trial, batch)
     return (time.perf_counter() - began) / batch
