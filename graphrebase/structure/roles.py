@@ -237,7 +237,8 @@ def other_roles(table: SpaceTable, graph: Graph, claimed: set[str]) -> Iterable[
     counts: dict[tuple[int, ...], int] = {}
     for name, ref, node_index, position in _remaining(table, graph, claimed):
         shape = tuple(n for n in ref.shape if n != 1)
-        axes = table.symmetry.uses.get((node_index, position))
+        # A constant that is cast or dequantised first is not what this node reads itself.
+        axes = table.symmetry.uses.get((node_index, position)) or table.symmetry.constants.get(name)
         spaces = tuple(table.name(a) for a in axes) if axes else (None,) * len(ref.shape)
         kept = tuple(s for s, n in zip(spaces, ref.shape, strict=True) if n != 1)
         view = View(name, (math.prod(ref.shape),), shape=shape)

@@ -41,7 +41,7 @@ def test_learned_positions_part_the_stream_and_queries_of_zeros_leave_weights_id
     finding = examine(entry, "ts17-eager")
     assert finding.missing == {} and finding.blocks == ""
     assert finding.sound and finding.silent == ()
-    assert finding.idle == ("block.2.head_qk", "group.0")
+    assert finding.idle == ("block.2.head_qk",)
     told = summary(find_structure(read_model(entry.path)))
     streams = [group["name"] for group in told["groups"] if group["kind"] == "residual"]
     assert streams == ["residual.0.part.0", "residual.0.part.1", "residual.1"]

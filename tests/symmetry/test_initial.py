@@ -164,6 +164,18 @@ def test_control_gains_that_differ_tie_what_they_scale(tmp_path: Path) -> None:
     assert len(symmetry_of(save_gains(tmp_path, np.arange(6))).groups) == 1
 
 
+def test_rows_that_no_part_reads_are_no_group(tmp_path: Path) -> None:
+    """The rows of a table of positions that an image of one size has."""
+    nodes = [
+        helper.make_node("Slice", ["table", "at0", "at4", "at0"], ["places"]),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "places"], ["y"]),
+    ]
+    weights = {"table": weight(12, 6), "w": weight(3, 6, seed=1), "at0": ints(0), "at4": ints(4)}
+    path = save(tmp_path, nodes, {"x": ["B", 4, 3]}, ["y"], weights)
+    assert members(symmetry_of(path)) == []
+
+
 def test_control_a_packed_weight_that_is_read_whole_too_ties_them(tmp_path: Path) -> None:
     assert len(symmetry_of(save_packed(tmp_path, both=True)).groups) == 1
 
