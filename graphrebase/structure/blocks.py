@@ -10,6 +10,7 @@ import numpy as np
 from graphrebase.graph import Graph, ShapeTable
 from graphrebase.graph.pattern import Match, NearMiss, Scene
 from graphrebase.structure.linear import Linear, by_output
+from graphrebase.structure.onward import target_of
 from graphrebase.structure.residual import Residual, find_residual
 from graphrebase.structure.trace import (
     ELSEWHERE,
@@ -18,7 +19,6 @@ from graphrebase.structure.trace import (
     distinct_rows,
     given_numbers,
     send,
-    target_of,
 )
 from graphrebase.symmetry.axes import Axis
 
@@ -124,7 +124,8 @@ def _attention(search: _Search, match: Match) -> Attention | str:
     if tables["query"][0] is None:
         return "the query operand is an input of the graph"
     query = distinct_rows(tables["query"][1])
-    output = _output_table(search, match, len(query))
+    head_of = _numbers(tables["query"][1], query)
+    output = _output_table(search, match, head_of)
     if output is None:
         return "the attention output could not be followed to a linear map"
     key = distinct_rows(tables["key"][1])
@@ -137,7 +138,7 @@ def _attention(search: _Search, match: Match) -> Attention | str:
         key=_operand(tables["key"][0], key),
         value=_operand(tables["value"][0], value),
         output=Projection(output[0], output[1]),
-        kv_of=_kv_of(tables["key"][1], key, len(query)),
+        kv_of=_kv_of(_numbers(tables["key"][1], key), head_of),
         residual=find_residual(search.graph, search.shapes, output[0].output, output[0].gives[-1]),
     )
 
@@ -184,17 +185,26 @@ def _head_table(
     return found.linear if found else None, rows
 
 
-def _kv_of(rows: np.ndarray, distinct: np.ndarray, heads: int) -> np.ndarray:
-    """Return the kv head of every query head, from the repeated rows of the key operand."""
+def _numbers(rows: np.ndarray, distinct: np.ndarray) -> np.ndarray:
+    """Return the head of every row of an operand; rows are (batch, heads, windows) in any order."""
     order = {row.tobytes(): i for i, row in enumerate(distinct)}
-    per_row = np.array([order[np.ascontiguousarray(row).tobytes()] for row in rows])
-    if len(per_row) >= heads and len(per_row) % heads == 0:
-        return per_row[:heads]
-    return np.repeat(np.arange(len(distinct)), heads // len(distinct))
+    return np.array([order[np.ascontiguousarray(row).tobytes()] for row in rows])
 
 
-def _output_table(search: _Search, match: Match, heads: int) -> tuple[Linear, np.ndarray] | None:
+def _kv_of(kv_head_of: np.ndarray, head_of: np.ndarray) -> np.ndarray:
+    """Return the kv head of every query head, from the heads of the rows of both operands."""
+    heads, kv_heads = int(head_of.max()) + 1, int(kv_head_of.max()) + 1
+    found = np.repeat(np.arange(kv_heads), heads // kv_heads)
+    if len(kv_head_of) == len(head_of):
+        found[head_of] = kv_head_of
+    return found
+
+
+def _output_table(
+    search: _Search, match: Match, head_of: np.ndarray
+) -> tuple[Linear, np.ndarray] | None:
     """Return the output projection and its input channel per (h, d); it may have others too."""
+    heads = int(head_of.max()) + 1
     value = match.parts["output"]
     found = target_of(search.graph, value, search.readers)
     shape = search.shapes.shape(value)
@@ -204,8 +214,9 @@ def _output_table(search: _Search, match: Match, heads: int) -> tuple[Linear, np
     linear, steps = found
     size = [shape[i][0] for i in order]
     lead, inner = int(np.prod(size[:-2])), size[-1]
-    # The leading axes are batch and heads, the batch outermost.
-    numbers = (np.arange(lead) % heads)[:, None] * inner + np.arange(inner)
+    # The rows are those of the queries, unless these are repeated: then the heads come last.
+    rows = head_of if len(head_of) == lead else np.arange(lead) % heads
+    numbers = rows[:, None] * inner + np.arange(inner)
     grid = np.broadcast_to(numbers.reshape(*size[:-2], 1, inner), size)
     sent = send(search.shapes, grid.transpose(np.argsort(order)), steps)
     if sent is None:

@@ -18,7 +18,7 @@ from graphrebase.graph.writes import written_block
 from graphrebase.structure.linear import Linear
 from graphrebase.structure.views import move_indices
 
-_STRUCTURAL = {
+STRUCTURAL = {
     *(
         "Expand",
         "Flatten",
@@ -41,13 +41,11 @@ _POINTWISE = {
 #: Operators of which only the first operand carries the channels on.
 _FIRST = {"Div", "LayerNormalization", "RMSNormalization", "RotaryEmbedding", "Clip"}
 
-#: Operators between the heads and their output projection that read them as first operand.
-_ONWARDS = _STRUCTURAL | {
-    *("Cast", "Div", "Dropout", "LayerNormalization", "RMSNormalization", "Sub"),
-}
+#: Operators that sum up positions.
+_REDUCTIONS = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
 
 #: Longest chain of nodes followed.
-_LIMIT = 40
+LIMIT = 40
 
 #: Operators between a cache that is given and attention, besides structural ones.
 _GIVEN = {"Cast", "Concat", "Div", "Mul"}
@@ -93,7 +91,7 @@ class Tracer:
             linear = self.linears[value]
             numbers = channels(self.shapes, value, linear.gives, linear.out_width)
             found = None if numbers is None else Traced(linear, numbers, 0)
-        elif depth < _LIMIT and value in self.graph.producers and value not in self.shapes.values:
+        elif depth < LIMIT and value in self.graph.producers and value not in self.shapes.values:
             found = self._through(self.graph.producers[value], value, depth + 1)
         self._known[value] = found
         return found
@@ -103,7 +101,9 @@ class Tracer:
             return self._joined(node, value, depth)
         if node.op_type == "ScatterND":
             return self._written(node, value, depth)
-        if node.op_type in _STRUCTURAL:
+        if node.op_type in _REDUCTIONS:
+            return self._reduced(node, value, depth)
+        if node.op_type in STRUCTURAL:
             moved = self.trace(node.inputs[0], depth)
             if moved is None:
                 return None
@@ -153,6 +153,19 @@ class Tracer:
         table[tuple(slice(a, a + n) for a, n in zip(places, block.shape, strict=False))] = block
         return self._made(main, table, value)
 
+    def _reduced(self, node: Node, value: str, depth: int) -> Traced | None:
+        """Drop positions that all have the same channels (Hiera pools its queries)."""
+        source, shape = self.trace(node.inputs[0], depth), self._size(value)
+        given = self.shapes.values.get(node.input(1))
+        axes = given[0] if given is not None else node.attributes.get("axes")
+        if source is None or shape is None or axes is None:
+            return None
+        place = tuple(int(axis) % source.table.ndim for axis in np.ravel(axes))
+        table = source.table.min(axis=place, keepdims=True)
+        if (table != source.table).any() or table.size != np.prod(shape):
+            return None
+        return self._made(source, table.reshape(shape), value)
+
     def _parts(self, names: Sequence[str], depth: int) -> tuple[Traced, list[np.ndarray]] | None:
         """Return the source that brings most channels, and the table of its channels per operand.
 
@@ -182,43 +195,6 @@ def _after(source: Traced, table: np.ndarray) -> Traced:
     return Traced(source.linear, table, source.steps + 1)
 
 
-def target_of(
-    graph: Graph, value: str, readers: Mapping[str, Linear]
-) -> tuple[Linear, list[tuple[Node, str, str]]] | None:
-    """Return the nearest linear map that reads a value and the steps from the value to it.
-
-    On the way may stand a norm (BitNet), a gate, and other channels beside these (ConvBERT).
-    """
-    queue: list[tuple[str, list[tuple[Node, str, str]]]] = [(value, [])]
-    seen = {value}
-    while queue:
-        name, steps = queue.pop(0)
-        if name in readers:
-            return readers[name], steps
-        if len(steps) > _LIMIT:
-            continue
-        for slot in graph.users(name):
-            node = slot.node
-            if _carries_on(graph, node, slot.position):
-                given = node.outputs[0]
-                if given not in seen:
-                    seen.add(given)
-                    queue.append((given, [*steps, (node, name, given)]))
-    return None
-
-
-def _carries_on(graph: Graph, node: Node, position: int) -> bool:
-    """Tell whether a node hands the channels of an operand on to what reads them.
-
-    A sum with something computed is a residual connection: what follows is another block.
-    """
-    if node.op_type == "Add":
-        return graph.is_constant(node.inputs[1 - position])
-    if node.op_type in ("Concat", "Mul"):
-        return True
-    return position == 0 and node.op_type in _ONWARDS
-
-
 def send(
     shapes: ShapeTable,
     indices: np.ndarray,
@@ -235,7 +211,7 @@ def send(
             if widened is None or widened.shape != size:
                 return None
             indices = widened
-        elif node.op_type in _STRUCTURAL - {"Expand", "Tile"}:
+        elif node.op_type in STRUCTURAL - {"Expand", "Tile"}:
             moved = move_indices(shapes, node, given, indices)
             if moved is None:
                 return None
@@ -314,7 +290,7 @@ def given_numbers(graph: Graph, shapes: ShapeTable, value: str) -> np.ndarray | 
     name = value
     while name not in graph.inputs:
         node = graph.producers.get(name)
-        if node is None or node.op_type not in _STRUCTURAL | _GIVEN:
+        if node is None or node.op_type not in STRUCTURAL | _GIVEN:
             return None
         # transformers joins a first cache with an empty constant.
         computed = [n for n in node.inputs if n not in shapes.values and not graph.is_constant(n)]

@@ -219,3 +219,52 @@ def test_channels_before_positions(tmp_path: Path, groups: int) -> None:
     assert (residual["size"], residual["reason"]) == (WIDTH, "input 'x'")
     assert {(g["kind"], g["size"]) for g in told["groups"]} == {("mlp", 12 // groups)}
     assert not [f for f in told["frozen"] if f["axis"] == "block.0.mlp"]
+
+
+def windowed(folder: Path, *, pool: bool) -> Structure:
+    """Save attention in windows as Hiera has it: q, k, v (B, heads, windows, tokens, d)."""
+    nodes = [
+        node("MatMul", ["x", "wqkv"], ["packed"]),
+        node("Reshape", ["packed", "grid"], ["cut"]),
+        node("Transpose", ["cut"], ["all"], perm=[3, 0, 4, 2, 1, 5]),
+        *(node("Gather", ["all", f"at{i}"], [name], axis=0) for i, name in enumerate("qkv")),
+        node("ReduceMax", ["q", "tokens"], ["pooled"], keepdims=1),
+        node("Transpose", ["k"], ["kt"], perm=[0, 1, 2, 4, 3]),
+        node("MatMul", ["pooled" if pool else "q", "kt"], ["scores"]),
+        node("Softmax", ["scores"], ["weights"], axis=-1),
+        node("MatMul", ["weights", "v"], ["mixed"]),
+        node("Transpose", ["mixed"], ["back"], perm=[0, 3, 2, 1, 4]),
+        node("Reshape", ["back", "flat"], ["joined"]),
+        node("MatMul", ["joined", "wo"], ["y"]),
+    ]
+    nodes = nodes if pool else [n for n in nodes if "pooled" not in n.output]
+    weights = {"wqkv": weight(WIDTH, 3 * WIDTH), "wo": weight(WIDTH, WIDTH, seed=1)}
+    weights |= {"grid": ints(0, 4, 3, 3, HEADS, INNER), "flat": ints(0, -1, WIDTH)}
+    weights |= {f"at{i}": np.array(i) for i in range(3)} | ({"tokens": ints(3)} if pool else {})
+    path = save(folder, nodes, {"x": ["B", 12, WIDTH]}, ["y"], weights, opset=18)
+    return find_structure(read_model(path), free=("latent",))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_heads_before_windows(tmp_path: Path, pool: bool) -> None:
+    """Three windows of four tokens: each head reads its own channels, queries pooled or not."""
+    structure = windowed(tmp_path, pool=pool)
+    (layer,) = structure.attention
+    assert layer.query.index.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert layer.value.index.tolist() == [[16, 17, 18, 19], [20, 21, 22, 23]]
+    assert layer.output.index.tolist() == layer.query.index.tolist()
+    assert layer.kv_of.tolist() == [0, 1]
+    kinds = {group["kind"] for group in summary(structure)["groups"]}
+    assert {"head", "head_qk", "head_vo"} <= kinds
+
+
+def test_control_queries_that_mix_channels_have_no_linear_map(tmp_path: Path) -> None:
+    """A maximum over the channels of a head is no pooling of positions."""
+    mixed = node("ReduceMax", ["q"], ["top"], axes=[-1], keepdims=1)
+    again = node("Expand", ["top", "size"], ["wide"])
+    nodes = [n for n in core() if "scores" not in n.output]
+    nodes.insert(1, node("MatMul", ["wide", "kt"], ["scores"]))
+    more = {"size": ints(1, 1, 1, INNER), "wo": weight(8, 8, seed=6)}
+    structure = found(tmp_path, plain(), [mixed, again, *nodes, *ends()], more)
+    assert not structure.attention
+    assert "query" in structure.near_misses[0].reason
