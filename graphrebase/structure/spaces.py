@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -131,8 +132,9 @@ def attention_spaces(table: SpaceTable, layer: Attention, index: int) -> Attenti
         head = table.add(Space(f"block.{index}.head", "head", kv), [head_axis])
         if not free:
             table.fixed.add(head)
-    if head_axis is None and math.prod(f.length for f in value[:-1]) == kv:
-        for part in (leaf for f in value[:-1] for leaf in leaves(f)):  # heads in groups
+    grid = [leaves(f) for f in value[:-1]]
+    if head_axis is None and all(grid) and math.prod(f.length for f in value[:-1]) == kv:
+        for part in itertools.chain(*grid):  # heads in groups (SqueezeBERT)
             table.partial.setdefault(part.root, (f"block.{index}.head", "head"))
     member = _inner(table, member_axis, f"block.{index}.head_member", "head_member", head, kv)
     query_key = _inner(table, query[-1], f"block.{index}.head_qk", "head_qk", head, kv)

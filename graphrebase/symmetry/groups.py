@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from graphrebase.symmetry.axes import Axis, Fibre, Frozen, Leaf, children, leaves
+from graphrebase.symmetry.axes import UNIT, Axis, Fibre, Frozen, Leaf, children, leaves
 from graphrebase.symmetry.registry import Axes
 from graphrebase.symmetry.solver import Solver
 
@@ -134,6 +134,6 @@ def frozen_reasons(axis: Axis) -> Iterable[str]:
         if cell in seen:
             continue
         seen.add(cell)
-        if isinstance(cell.form, Frozen):
+        if isinstance(cell.form, Frozen) and cell.size != UNIT:
             yield cell.form.reason
         stack.extend(reversed(tuple(children(cell.form))))

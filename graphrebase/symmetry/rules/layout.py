@@ -281,7 +281,7 @@ def _sliced(
         return parts[1 if first else 0]
     if stride > 1 and length % stride == 0 and first < stride:
         kept, stepped = solver.split(whole, (length // stride, length // stride))
-        solver.freeze(stepped, "every n-th index is taken")
+        solver.freeze(stepped, "every n-th index is taken, as for interleaved rotary pairs")
         return [kept if i == axis else a for i, a in enumerate(axes)]
     solver.freeze(whole, "reordered by a Slice")
     return [frozen(size, "reordered by a Slice") if i == axis else a for i, a in enumerate(axes)]
