@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from graphrebase.io import Model, read_model, scratch_folder, write_model
+from graphrebase.io import scratch_folder, write_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
-from graphrebase.runtime import Session, whole
+from graphrebase.runtime import Session
+from graphrebase.runtime.flags import flags_off
 from graphrebase.runtime.verdict import Goal, Tally, measure
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
@@ -71,11 +72,11 @@ class Candidate:
     @contextmanager
     def running(self, beside: Path | None = None) -> Iterator[Session]:
         """Open a session of the result; arguments as `written`."""
-        with self.written(beside) as model:
-            yield whole(model)
+        with self.written(beside) as path:
+            yield _opened(path)
 
     @contextmanager
-    def written(self, beside: Path | None = None) -> Iterator[Model]:
+    def written(self, beside: Path | None = None) -> Iterator[Path]:
         """Write the result to a file that is gone afterwards.
 
         Args:
@@ -84,7 +85,7 @@ class Candidate:
         with scratch_folder(beside) as folder:
             path = Path(folder) / "trial.onnx"
             self.write(path, {})
-            yield read_model(path)
+            yield path
 
 
 def judge(
@@ -113,12 +114,20 @@ def judge(
     with ExitStack() as stack:  # written first: sessions need the memory that writing takes
         written = {n: stack.enter_context(c.written(beside)) for n, c in candidates.items()}
         goal = stack.enter_context(goal_of(next(iter(candidates.values())), beside, vocabularies))
-        for number, (name, model) in enumerate(written.items()):
+        for number, (name, path) in enumerate(written.items()):
             progress("judging on held-out probes", number, len(candidates))
-            session = whole(model)
+            session = _opened(path)
             found[name] = measure(goal, session, completed(goal, session, probes))
             session.close()
     return found
+
+
+def _opened(path: Path) -> Session:
+    """Return a session of a file; the weights of one that holds them inside exist once.
+
+    (Reading them in place needs aligned payloads, or each becomes a copy beside the session's own.)
+    """
+    return flags_off(Session(path))
 
 
 @contextmanager
@@ -127,12 +136,12 @@ def goal_of(
 ) -> Iterator[Goal]:
     """Open the models that say what is wanted of a result."""
     vector = candidate.vector
-    finetuned = whole(vector.finetuned.model)
+    finetuned = _opened(vector.finetuned.model.path)
     if candidate.new_head:
         with candidate.untouched().running(beside) as reference:
             yield Goal(finetuned, reference, vocabularies=vocabularies)
         return
-    reference, base = (whole(s.model) for s in (vector.target, vector.base))
+    reference, base = (_opened(s.model.path) for s in (vector.target, vector.base))
     yield Goal(finetuned, reference, base, vocabularies)
 
 

@@ -19,7 +19,7 @@ from transport_pairs.glyphs import Batch
 from transport_pairs.models import Model, continue_from, make_model, parameter_count
 from transport_pairs.training import judge, train
 
-HELD_OUT = {"images": 500, "text": 128}  # samples of each evaluation set
+HELD_OUT = {"images": 500, "text": 128, "classes": 600}  # samples of each evaluation set
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,8 @@ class Workshop:
         """Write what a pair is judged on and its probes; return held-out task and keep data."""
         inputs = make_model(self.recipes[pair.models["v1"]].architecture).inputs
         task, keep = self.domains[pair.task], self.domains[pair.keep]
-        count = HELD_OUT["images" if inputs[0] == "pixel_values" else "text"]
+        kind = "images" if inputs[0] == "pixel_values" else "text"
+        count = HELD_OUT["classes" if pair.kind == "head" and kind == "text" else kind]
         held_out = [domain.held_out(count) for domain in (task, keep)]
         write_npz(folder / "data.npz", inputs, *held_out[0])
         write_npz(folder / "keep.npz", inputs, *held_out[1])

@@ -111,10 +111,11 @@ FAMILIES = {
     ),
     "bert": Family(
         *("masked-old", "masked-new", ("source",)),
-        steps=900,
+        steps=1500,
         rate=2e-3,
         batch=24,
-        tuning_steps=250,
+        new_steps=1.0,
+        tuning_steps=200,
         lineage=False,
         heads=("bert-cls", "bert-mean"),
     ),

@@ -23,7 +23,7 @@ from transport_pairs.shapes import FIELDS, FILLED, OUTLINED, VARIED, Drawing, sh
 
 IMAGE_CLASSES = len(CLASSES) + len(FIELDS)
 WINDOW = 64  # tokens of a text sample
-MASKED = 0.2  # share of tokens that a masked model has to guess
+MASKED = 0.3  # share of tokens that a masked model has to guess
 IGNORED = -100
 SPECIMENS = ("readme", "licence", "code", "headers", "docs-python", "docs-science")
 NEW_GLYPHS = replace(RICH, rotate=12.0, scale=(0.85, 1.5), shear=0.15, blur=0.6, noise=0.12)
