@@ -16,6 +16,7 @@ from transport_pairs.catalogue import Pair, Recipe
 from transport_pairs.corpora import CHARACTERS, encode
 from transport_pairs.domains import (
     IGNORED,
+    MASKED,
     NEW_GLYPHS,
     TURNED,
     Text,
@@ -122,7 +123,7 @@ def test_labels_of_text_are_the_next_tokens(tmp_path: Path) -> None:
 def test_masked_tokens_are_the_labels(tmp_path: Path) -> None:
     inputs, labels = next(masked_token(fake_text(tmp_path)).batches("train", 8, 0))
     hidden = labels != IGNORED
-    assert 0.1 < hidden[:, 1:].float().mean() < 0.3
+    assert hidden[:, 1:].float().mean() == pytest.approx(MASKED, abs=0.1)
     assert not hidden[:, 0].any()
     assert (inputs[hidden] >= len(CHARACTERS)).all()
     assert (inputs[:, 1:][~hidden[:, 1:]] < len(CHARACTERS)).all()
