@@ -14,7 +14,7 @@ The operations that relate axes are in ``solver`` and the modules that it builds
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from graphrebase.graph import Dim
@@ -171,21 +171,23 @@ def children(form: Form) -> Iterable[Axis]:
     return ()
 
 
-def leaves(axis: Axis) -> list[Axis]:
-    """Return the free axes inside an axis term, in index order, each class once."""
-    # Terms share parts (fibres over the same axis), so each is looked into once.
-    found: list[Axis] = []
-    seen, stack = set[Axis](), [axis]
+def cells(axis: Axis) -> Iterator[Axis]:
+    """Yield the classes that an axis term is made of, in index order, each once.
+
+    Terms share parts (fibres over the same axis), so each is looked into once.
+    """
+    stack, seen = [axis], set[Axis]()
     while stack:
         cell = stack.pop().root
-        if cell in seen:
-            continue
-        seen.add(cell)
-        if isinstance(cell.form, Leaf):
-            found.append(cell)
-        else:
+        if cell not in seen:
+            seen.add(cell)
+            yield cell
             stack.extend(reversed(tuple(children(cell.form))))
-    return found
+
+
+def leaves(axis: Axis) -> list[Axis]:
+    """Return the free axes inside an axis term, in index order, each class once."""
+    return [cell for cell in cells(axis) if isinstance(cell.form, Leaf)]
 
 
 def occurs(root: Axis, term: Axis) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from graphrebase.symmetry.axes import UNIT, Axis, Fibre, Frozen, Leaf, children, leaves
+from graphrebase.symmetry.axes import UNIT, Axis, Fibre, Frozen, Leaf, cells, children, leaves
 from graphrebase.symmetry.registry import Axes
 from graphrebase.symmetry.solver import Solver
 
@@ -128,12 +128,6 @@ def find_frozen(constants: Mapping[str, Axes]) -> Iterable[FrozenAxis]:
 
 def frozen_reasons(axis: Axis) -> Iterable[str]:
     """Yield why an axis, or parts of it, must keep their order."""
-    seen, stack = set[Axis](), [axis]
-    while stack:
-        cell = stack.pop().root
-        if cell in seen:
-            continue
-        seen.add(cell)
+    for cell in cells(axis):
         if isinstance(cell.form, Frozen) and cell.size != UNIT:
             yield cell.form.reason
-        stack.extend(reversed(tuple(children(cell.form))))
