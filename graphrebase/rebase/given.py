@@ -10,9 +10,13 @@ import numpy as np
 
 from graphrebase.errors import InputError
 from graphrebase.runtime import load_npz, split_labels
+from graphrebase.runtime.text_probes import SEQUENCES
 
 HELD_OUT = 0.2
 """Share of the probes that is held out."""
+PARTS = 8
+"""Parts of few samples that are held out in turn where fits are cheap: what a fit from fewer probes
+lacks is taken for a lack of the result."""
 LEAST = 16
 """Held-out samples below which nothing is said."""
 LEAST_SEQUENCES = 4
@@ -20,10 +24,17 @@ LEAST_SEQUENCES = 4
 MOST = 256
 """Held-out samples beyond which the score gains nothing."""
 LARGEST_SHARE = 1 / 3
-FOLDS = 4
-"""Parts of the least size that are held out in turn, where probes are few."""
+JUDGED_ON = 256
+"""Held-out samples up to which parts are held out in turn: a score from 50 samples of a classifier
+is by chance off by a tenth."""
+JUDGED_ON_SEQUENCES = 16
+"""The same, where a sample has many tokens that are scored."""
+CHEAP = 1e9
+"""Weights times samples up to which a fit is made several times: to judge it, and on all probes.
+
+By its arithmetic, so that no clock decides."""
 ENOUGH = 200
-"""Probes from which on those that were held out add nothing to a fit."""
+"""Given sequences from which on generated ones beside them add nothing to a fit."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -63,14 +74,10 @@ class Given:
             return None
         return {name: array[:MOST] for name, array in self.probes.items()}
 
-    @property
-    def worth_refitting(self) -> bool:
-        """Whether a fit gains from the probes that were held out."""
-        fitted = self.fitted()
-        return bool(self.folds) and fitted is not None and samples(fitted) < ENOUGH
 
-
-def read_given(probes: Path | None, keep: Path | None, *, tokens: bool, seed: int) -> Given:
+def read_given(
+    probes: Path | None, keep: Path | None, *, tokens: bool, seed: int, weights: int = 0
+) -> Given:
     """Return the inputs of two npz files, some probes drawn to be held out.
 
     Args:
@@ -78,6 +85,7 @@ def read_given(probes: Path | None, keep: Path | None, *, tokens: bool, seed: in
         keep: npz of inputs of B's own domain, or None.
         tokens: whether every token of a sample is scored, so that fewer samples are enough.
         seed: of the draw.
+        weights: of the model to fit, from many of which on it is fitted once.
 
     Raises:
         InputError: a file cannot be read, or its arrays differ in their number of samples.
@@ -85,19 +93,22 @@ def read_given(probes: Path | None, keep: Path | None, *, tokens: bool, seed: in
     found, kept = (None if path is None else _unlabelled(path) for path in (probes, keep))
     folds: tuple[np.ndarray, ...] = ()
     if found is not None:
-        size = held_out(samples(found), tokens=tokens)
+        sizes = _parts(samples(found), tokens=tokens, weights=weights)
         order = np.random.default_rng(seed).permutation(samples(found))
-        number = _folds(samples(found), size, tokens=tokens)
-        folds = tuple(np.sort(order[k * size : (k + 1) * size]) for k in range(number))
+        folds = tuple(np.sort(part) for part in np.split(order, np.cumsum(sizes))[:-1])
     return Given(found, kept, folds, LEAST_SEQUENCES if tokens else LEAST)
 
 
-def _folds(count: int, size: int, *, tokens: bool) -> int:
-    """Return how many parts of a size to judge by, so that a score from few is not by chance."""
-    if not size:
-        return 0
-    wanted = FOLDS * (LEAST_SEQUENCES if tokens else LEAST)
-    return 1 if count - size >= ENOUGH else min(-(-wanted // size), count // size)
+def _parts(count: int, *, tokens: bool, weights: int) -> list[int]:
+    """Return the sizes of the parts to judge by: one, or several that make up for its chance."""
+    size = held_out(count, tokens=tokens)
+    generated = 2 * SEQUENCES if tokens else 0
+    if not size or weights * (count + generated) > CHEAP:
+        return [size] if size else []
+    if not tokens:
+        size = min(size, max(count // PARTS, 1))
+    wanted = JUDGED_ON_SEQUENCES if tokens else JUDGED_ON
+    return [size] * min(-(-wanted // size), count // size)
 
 
 def held_out(samples: int, *, tokens: bool) -> int:

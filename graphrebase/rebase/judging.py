@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,11 @@ from graphrebase.rebase.control import (
     CONTROL,
 )
 from graphrebase.rebase.fitting import Probing
-from graphrebase.rebase.given import Arrays, least_probes, samples
+from graphrebase.rebase.given import Arrays, least_probes
 from graphrebase.rebase.prepared import Prepared, make_candidate, with_heads
 from graphrebase.rebase.task import Case, fitted_again, naive_task
 from graphrebase.rebase.trial import Candidate, judge
 from graphrebase.runtime.verdict import Tally, Verdict, conclude, unverified
-
-CHEAP = 2e9
-"""Weights times probes up to which a fit is made several times: to judge it, and on all probes."""
 
 
 def judged(prepared: Prepared, output: Path | None) -> Prepared:
@@ -36,7 +32,7 @@ def judged(prepared: Prepared, output: Path | None) -> Prepared:
         found = _judge(case, {method: prepared.candidate, **rivals}, held, output)
     except UsageError as error:
         return replace(prepared, verdict=unverified(error.message))
-    again = fits and given.worth_refitting and _cheap(prepared)
+    again = fits and len(given.folds) > 1
     for fold in range(1, len(given.folds) if again else 0):
         other = _fitted_on(prepared, case.probes.without(fold))
         part = given.held_out(fold)
@@ -133,15 +129,6 @@ def _fitted_on(prepared: Prepared, probing: Probing) -> Prepared:
     if prepared.alignment.method == "fit":
         task = fitted_again(prepared.case, prepared.task, probing)
     return with_heads(prepared.case, task)
-
-
-def _cheap(prepared: Prepared) -> bool:
-    """Return whether a fit is soon made again: by its arithmetic, so that no clock decides."""
-    probing = prepared.task.probing
-    assert probing is not None
-    target = prepared.case.structures["target"]
-    weights = sum(math.prod(role.view.shape) for role in target.roles.values())
-    return weights * (samples(probing.task) + samples(probing.keep)) <= CHEAP
 
 
 def _better(one: Tally, other: Tally) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def prepare(
         settings.keep_data,
         tokens=_scores_tokens(structures["finetuned"]),
         seed=settings.seed,
+        weights=sum(math.prod(role.view.shape) for role in structures["target"].roles.values()),
     )
     _check_given(given, structures, settings)
     case = Case(

@@ -31,9 +31,9 @@ def test_held_out_and_fitted_probes_are_all_and_disjoint(tmp_path: Path) -> None
     path = tmp_path / "probes.npz"
     np.savez(path, x=np.arange(64.0)[:, None], label=np.zeros(64))
     found = read_given(path, None, tokens=False, seed=3)
-    assert found.probes is not None and set(found.probes) == {"x"} and len(found.folds) == 4
+    assert found.probes is not None and set(found.probes) == {"x"} and len(found.folds) == 8
     judged = []
-    for fold in range(4):
+    for fold in range(8):
         fitted, held = found.fitted(fold), found.held_out(fold)
         assert fitted is not None and held is not None
         parts = [np.ravel(x["x"]) for x in (fitted, held)]
@@ -44,15 +44,30 @@ def test_held_out_and_fitted_probes_are_all_and_disjoint(tmp_path: Path) -> None
     other = read_given(path, None, tokens=False, seed=4)
     np.testing.assert_array_equal(again.folds, found.folds)
     assert not np.array_equal(other.folds, found.folds)
-    assert found.worth_refitting
 
 
-@pytest.mark.parametrize(("count", "folds"), [(48, 3), (64, 4), (128, 3), (200, 2), (256, 1)])
-def test_fewer_probes_are_held_out_in_more_parts(count: int, folds: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "tokens", "weights", "sizes"),
+    [
+        (48, False, 1, [6] * 8),
+        (64, False, 1, [8] * 8),
+        (256, False, 1, [32] * 8),
+        (1000, False, 1, [125] * 3),
+        (2000, False, 1, [250] * 2),
+        (3000, False, 1, [256]),
+        (64, False, 86_000_000, [16]),
+        (16, True, 1_000_000, [4] * 4),
+        (40, True, 1_000_000, [8] * 2),
+        (16, True, 92_000_000, [4]),
+    ],
+)
+def test_parts_that_are_held_out(
+    count: int, tokens: bool, weights: int, sizes: list[int], tmp_path: Path
+) -> None:
     np.savez(tmp_path / "p.npz", x=np.arange(count))
-    found = read_given(tmp_path / "p.npz", None, tokens=False, seed=0)
-    assert len(found.folds) == folds
-    assert len(set(np.concatenate(found.folds))) == sum(map(len, found.folds))
+    found = read_given(tmp_path / "p.npz", None, tokens=tokens, seed=0, weights=weights)
+    assert [len(part) for part in found.folds] == sizes
+    assert len(set(np.concatenate(found.folds))) == sum(sizes)
 
 
 def test_few_probes_are_all_fitted_on(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_auto_keeps_what_the_evidence_prefers(
 
 
 def test_a_large_model_is_fitted_once(strangers: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["graphrebase.rebase.judging"], "CHEAP", 1.0)
+    monkeypatch.setattr(sys.modules["graphrebase.rebase.given"], "CHEAP", 1.0)
     result = rebase(*strangers, None, settings(strangers, method="fit"))
     assert result.probes is not None
     assert (result.probes.task, result.probes.held_out, result.probes.refitted) == (32, 16, False)
