@@ -10,13 +10,14 @@ import numpy as np
 
 from graphrebase.align import check_models
 from graphrebase.align import load as load_alignment
-from graphrebase.errors import MismatchError
+from graphrebase.errors import MismatchError, VerificationError
 from graphrebase.graph import build_graph
 from graphrebase.io import Model, check_output, read_model, scratch_folder, structure_difference
 from graphrebase.rebase.basis import Basis, aligned_basis, random_basis, write_basis
 from graphrebase.rebase.interface import describe
 from graphrebase.rebase.proof import check_basis
 from graphrebase.runtime import (
+    Comparison,
     Session,
     cast_inputs,
     check_inputs,
@@ -26,6 +27,7 @@ from graphrebase.runtime import (
     split_labels,
     two_sizes,
 )
+from graphrebase.runtime.batches import batch_of, sample_count, whole_batches
 from graphrebase.structure import Structure, find_structure
 from graphrebase.structure.summary import group_names
 
@@ -129,12 +131,11 @@ def verify_function(
                 hint="only models with the same inputs and outputs can be compared",
             )
     if inputs is None:
-        sets: list[dict[str, np.ndarray]] = two_sizes(reference, build_graph(source), seed)
+        result = equivalent(reference, compared, two_sizes(reference, build_graph(source), seed))
     else:
         arrays = split_labels(load_npz(inputs))[0]
         check_inputs(arrays, reference.inputs, where=str(inputs))
-        sets = [cast_inputs(reference, arrays)]
-    result = equivalent(reference, compared, sets)
+        result = _compared_on(cast_inputs(reference, arrays), reference, compared)
     limit = max(model_tolerance(source), model_tolerance(read_model(other)))
     return {
         "model": str(model),
@@ -145,6 +146,19 @@ def verify_function(
         "tolerance": limit,
         "worst_output": result.worst_output,
     }
+
+
+def _compared_on(arrays: Arrays, reference: Session, compared: Session) -> Comparison:
+    """Compare two models on inputs: all at once, or as many samples at a time as they take."""
+    try:
+        return equivalent(reference, compared, [arrays])
+    except VerificationError as failure:
+        if sample_count(arrays) != max((len(x) for x in arrays.values() if x.ndim), default=0):
+            raise
+        sizes = {batch_of(session, arrays) for session in (reference, compared)} - {None}
+        if len(sizes) != 1:
+            raise failure from None
+        return equivalent(reference, compared, list(whole_batches(arrays, sizes.pop() or 1)))
 
 
 def verify_structure(model: Path, other: Path) -> dict[str, Any]:

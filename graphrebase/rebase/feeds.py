@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from graphrebase.errors import InputError, VerificationError
+from graphrebase.errors import InputError, MismatchError
 from graphrebase.runtime import InputSpec, Session, cast_inputs, synthetic_inputs
+from graphrebase.runtime.batches import batch_of
 from graphrebase.runtime.vocabulary import Vocabularies
 
 Arrays = Mapping[str, np.ndarray]
@@ -40,19 +41,29 @@ def in_both_vocabularies(
     return arrays, other, known
 
 
-def fixed_batch(session: Session) -> int | None:
-    """Return the batch that an export has baked in, None where it is free."""
-    sizes = (spec.shape[0] for spec in session.inputs.values() if spec.shape)
-    return next((size for size in sizes if isinstance(size, int)), None)
+def common_batch(runs: Sequence[tuple[Session, Arrays]]) -> int | None:
+    """Return the samples that every run of some models must have; None where it is free.
+
+    Args:
+        runs: the models, and what they are to run on.
+
+    Raises:
+        MismatchError: the models take different numbers of them.
+        VerificationError: a model does not run.
+    """
+    sizes = {batch_of(session, fitting_inputs(session, data)) for session, data in runs} - {None}
+    if len(sizes) > 1:
+        raise MismatchError(
+            f"the models take different numbers of samples: {sorted(filter(None, sizes))}",
+            hint="export them with one batch size, or with a dynamic one",
+        )
+    return next(iter(sizes), None)
 
 
 def affordable_batch(session: Session, data: Arrays, most: int) -> int:
     """Return the samples of a run: fewer where a sample's streams are large."""
     sample = {name: array[:1] for name, array in data.items()}
-    try:
-        streams = session.run(fitting_inputs(session, sample))
-    except VerificationError:
-        return most  # an export with its batch baked in, undeclared
+    streams = session.run(fitting_inputs(session, sample))
     largest = max(array.size for array in streams.values())
     return int(np.clip(ELEMENTS // largest, 1, most))
 

@@ -22,9 +22,9 @@ from graphrebase.rebase.feeds import (
     BATCH,
     Arrays,
     affordable_batch,
+    common_batch,
     complete,
     fitting_inputs,
-    fixed_batch,
     in_both_vocabularies,
 )
 from graphrebase.rebase.places import head_token, layer_places, place
@@ -100,9 +100,10 @@ class Runs:
             }
         if not self._data[False]["target"]:
             raise InputError("there are no probes", hint="give at least one sample per input")
-        self._batch = fixed_batch(target) or affordable_batch(
-            target, self._data[False]["target"], batch
-        )
+        own = self._data[False]
+        fixed = common_batch([(s, own[role]) for role, s in self._sessions.items()])
+        self._partial = fixed is None
+        self._batch = fixed or affordable_batch(target, own["target"], batch)
         self._layouts = {k: self._find_layouts(k) for k, x in self._data.items() if x["target"]}
         self._token = head_token(models["finetuned"])
         self._folder = tempfile.TemporaryDirectory(prefix="graphrebase-")
@@ -221,10 +222,6 @@ class Runs:
 
     def _count(self, kept: bool) -> int:
         return min((len(array) for array in self._data[kept]["target"].values()), default=0)
-
-    @property
-    def _partial(self) -> bool:
-        return fixed_batch(self._sessions["target"]) is None
 
     def _batches(
         self, kept: bool, model: Role = "target"

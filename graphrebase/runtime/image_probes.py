@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from graphrebase.runtime.batches import fixed_batch, predict
 from graphrebase.runtime.images import pool
 from graphrebase.runtime.session import InputSpec, Session
-from graphrebase.runtime.signature import Note, logits_of
+from graphrebase.runtime.signature import Note
 
 POOL = 3000
 SELECTED = 500
@@ -48,7 +49,7 @@ def select_images(
     """
     spec = models[1].inputs[name]
     shape = image_shape(spec)
-    batch = spec.shape[0] if isinstance(spec.shape[0], int) else images_per_run(shape)
+    batch = fixed_batch(models[1]) or images_per_run(shape)
     asked = models if given is None else models[2:]
     each = max(seconds_per_image(asked, name, rng, shape, batch), 1e-9)
     affordable = int(seconds / each)
@@ -151,10 +152,9 @@ def _entropy(p: np.ndarray) -> np.ndarray:
 
 def _predict(session: Session, name: str, images: np.ndarray, batch: int) -> np.ndarray | None:
     """Return class probabilities (samples, classes), None if the output is no such thing."""
-    rows = [logits_of(session, {name: images[i : i + batch]}) for i in range(0, len(images), batch)]
-    if rows[0].ndim != 2 or rows[0].shape[1] < 2:
+    logits = predict(session, {name: images}, 0, len(images), batch).astype(np.float64)
+    if logits.ndim != 2 or logits.shape[1] < 2:
         return None
-    logits = np.concatenate(rows)
     exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
 

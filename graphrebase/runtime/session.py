@@ -71,6 +71,7 @@ class Session:
         inputs: the declared inputs by name, in graph order.
         outputs: the output names, in graph order.
         widened: whether it runs as float32.
+        batch: samples that every run must have, where a trial has shown that it takes no others.
 
     Raises:
         UsageError: onnxruntime is not installed, or ``threads`` is below 1.
@@ -87,6 +88,7 @@ class Session:
     ) -> None:
         self._where = str(model) if isinstance(model, Path) else None
         self._weights = dict(weights or {})  # onnxruntime reads them in place
+        self.batch: int | None = None
         self._session, self.widened = _open_as_it_can(model, threads, self._weights)
         specs = [_spec(value, self._where) for value in self._session.get_inputs()]
         self.inputs: Mapping[str, InputSpec] = {spec.name: spec for spec in specs}

@@ -12,6 +12,7 @@ import numpy as np
 
 from graphrebase.errors import VerificationError
 from graphrebase.graph import Graph
+from graphrebase.runtime.batches import batch_of
 from graphrebase.runtime.session import Session
 from graphrebase.runtime.signature import Arrays, Note, logits_of, sequence_length
 from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
@@ -43,39 +44,44 @@ def sample(
     Where time is short there are fewer, and then shorter ones.
     """
     vocabulary, length = table_limit(graph), length or sequence_length(session, graph)
-    batch = session.inputs[tokens].shape[0]
-    fixed = isinstance(batch, int)
-    count = batch if isinstance(batch, int) else SEQUENCES
-    start = synthetic_inputs(
-        session, batch=count, length=length, seed=0, vocabulary=vocabulary, cache="empty"
+    made = synthetic_inputs(
+        session, batch=1, length=length, seed=0, vocabulary=vocabulary, cache="empty"
     )
+    batch = batch_of(session, made)
+    count = SEQUENCES if batch is None else -(-SEQUENCES // batch) * batch
+    start = {n: np.repeat(x[:1], count, axis=0) if x.ndim else x for n, x in made.items()}
     start[tokens] = rng.integers(0, vocabulary, start[tokens].shape).astype(start[tokens].dtype)
-    trial = start if fixed else _cut(start, slice(TRIED))
+    trial = _cut(start, slice(batch or TRIED))
     began = time.perf_counter()
     causal = _is_causal(session, tokens, trial, vocabulary)
     read = 2 * len(trial[tokens]) * length
     affordable = int(seconds * read / max(time.perf_counter() - began, 1e-9))
     growing = causal and _grows(session, trial)
-    if not fixed:
-        runs = length / 2 if growing else length if causal else SWEEPS
-        count = int(np.clip(affordable / (runs * length), min(FEWEST, count), count))
-        if growing:  # the cost of a sequence is about length^2 / 2 tokens
-            length = int(np.clip(math.sqrt(2 * affordable / count), SHORTEST, length))
-        start = _cut(start, slice(count), slice(length) if growing else slice(None))
+    runs = length / 2 if growing else length if causal else SWEEPS
+    count = int(np.clip(affordable / (runs * length), min(FEWEST, count), count))
+    count = -(-count // (batch or 1)) * (batch or 1)
+    if growing:  # the cost of a sequence is about length^2 / 2 tokens
+        length = int(np.clip(math.sqrt(2 * affordable / count), SHORTEST, length))
+    start = _cut(start, slice(count), slice(length) if growing else slice(None))
     note(f"{count} sequences of {length} tokens from the model itself")
-    rows = count if fixed else max(1, LOGITS // (length * vocabulary))
+    rows = batch or max(1, LOGITS // (length * vocabulary))
     found = [
         _draw_forward(session, tokens, part, vocabulary, rng, growing=growing)
         if causal
         else _redraw(session, tokens, part, vocabulary, rng)
         for part in (_cut(start, slice(i, i + rows)) for i in range(0, count, rows))
     ]
-    return {name: np.concatenate([part[name] for part in found]) for name in start}
+    return {
+        name: np.concatenate([part[name] for part in found]) if array.ndim else array
+        for name, array in start.items()
+    }
 
 
 def _cut(inputs: Arrays, rows: slice, columns: slice = slice(None)) -> Arrays:
     """Return some samples of inputs, and of those that are per token some of the tokens."""
-    return {n: x[rows, columns] if x.ndim == 2 else x[rows] for n, x in inputs.items()}
+    return {
+        n: x[rows, columns] if x.ndim == 2 else x[rows] if x.ndim else x for n, x in inputs.items()
+    }
 
 
 def _grows(session: Session, inputs: Arrays) -> bool:

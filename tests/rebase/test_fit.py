@@ -113,6 +113,19 @@ def test_streams_of_one_model_may_have_tokens_of_their_own(family: str) -> None:
     assert len(set(rows.values())) > 1
 
 
+def test_a_model_of_one_sample_at_a_time_is_run_in_that() -> None:
+    """RotaryEmbedding of onnxruntime refuses more, though the export declares any batch."""
+    entry = zoo_model("llama-dy23-sdpa")
+    structure = find_structure(read_model(entry.path), residual="per-point")
+    ids = np.random.default_rng(0).integers(0, 90, (3, 12))
+    models = {"base": structure, "finetuned": structure, "target": structure}
+    runs = Runs(build_body(structure, structure), models, {"input_ids": ids}, None)
+    assert runs.batches[False] == 3
+    found = [streams["residual.0"] for streams in runs.streams("target", kept=False)]
+    assert [len(rows) for rows in found] == [12, 12, 12]
+    assert not np.allclose(found[0], found[1])
+
+
 def _weights(runs: Runs, *, kept: bool, last: bool) -> np.ndarray:
     return np.concatenate([w["residual.0"] for w in runs.weights(kept=kept, last=last)])
 
