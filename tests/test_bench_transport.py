@@ -35,6 +35,7 @@ from transport_pairs.scoring import (
     table,
 )
 from transport_pairs.shapes import FIELDS, FILLED, OUTLINED, draw
+from transport_pairs.workers import chains
 
 BOUNDS = Bounds(Score(3.0, 0.2), Score(1.0, 0.8), Score(0.5, 0.9), Score(2.5, 0.4))
 
@@ -92,6 +93,25 @@ def test_every_model_of_a_pair_has_a_recipe_and_a_known_start() -> None:
 def test_independent_bases_share_no_seed() -> None:
     bases = [r.seed for r in catalogue.recipes().values() if r.start is None]
     assert len(set(bases)) == len(bases)
+
+
+def test_models_trained_at_once_need_none_of_another_group() -> None:
+    recipes = catalogue.recipes()
+    groups = chains(recipes, reversed(recipes))
+    assert sorted(name for group in groups for name in group) == sorted(recipes)
+    for group in groups:
+        starts = [recipes[name].start for name in group]
+        assert starts[0] is None and None not in starts[1:]
+        assert all(start in group[:place] for place, start in enumerate(starts) if place)
+
+
+def test_large_models_have_the_same_families_and_more_parameters() -> None:
+    small, large = (build.PROFILES[name] for name in ("quick", "large"))
+    few, many = (build.parameter_count(p.model("gpt")) for p in (small, large))
+    assert many > 15 * few
+    recipe = catalogue.recipes()["gpt-v1-s0"]
+    assert small.apply(recipe) == recipe
+    assert large.apply(recipe).rate == recipe.rate / large.width
 
 
 def test_shapes_are_different_and_in_range() -> None:

@@ -1,14 +1,16 @@
 """Measure how much of a fine-tuning every method carries over, on release pairs made here.
 
-    python tools/bench_transport.py [--pairs DIR] [--only GLOB] [--methods naive fit ...]
-                                    [--train quick|full|large] [--no-build] [--out TABLE.md]
+    python tools/bench_transport.py [--pairs DIR] [--only GLOB ...] [--methods naive fit ...]
+                                    [--train quick|full|large] [--no-build] [--jobs N]
+                                    [--out TABLE.md]
 
-Pairs that are missing in DIR are trained first (`make_transport_pairs.py`; hours on one core for
-all of them). Each method runs through graphrebase's command line with its defaults; the results
-are scored on held-out data. `recovered` is (B - new) / (B - B_ft), in loss and in accuracy;
-`forgetting` the loss gained on B's own domain as a share of what fine-tuning B loses there. Where
-no base has the task's head, B is chance. `few` are 64 unlabelled images or windows, 16 sequences
-for causal models; `many` 256 and 40. CPU seconds are of the whole command, start included.
+Pairs that are missing in DIR are trained first (hours on one core for all of them; to train on a
+GPU, call `make_transport_pairs.py`). Each method runs through graphrebase's command line with its
+defaults; the results are scored on held-out data. `recovered` is (B - new) / (B - B_ft), in loss
+and in accuracy; `forgetting` the loss gained on B's own domain as a share of what fine-tuning B
+loses there. Where no base has the task's head, B is chance. `few` are 64 unlabelled images or
+windows, 16 sequences for causal models; `many` 256 and 40. CPU seconds are of the whole command,
+start included.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatch
+from multiprocessing import get_context
 from pathlib import Path
 
 from transport_pairs.measuring import INDEPENDENT, LINEAGE, METHODS, Case, bounds, cases, run
@@ -32,52 +36,77 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pairs", type=Path, default=Path(".pairs"), metavar="DIR")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="names of cases")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="names of cases")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="in place of the usual ones")
     parser.add_argument("--train", choices=PROFILES, default="quick", help="for missing pairs")
     parser.add_argument("--no-build", action="store_true", help="measure what is there")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="commands at a time")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables there too")
     options = parser.parse_args(arguments)
     if not options.no_build:
         build_missing(options.pairs, options.only, options.train)
-    found: Found = {}
     text = ""
-    with tempfile.TemporaryDirectory() as work:
-        for case in chosen(options.pairs, options.only):
-            found[case.name] = measure(case, options.methods, Path(work))
-            text = report(found, options.pairs)
-            if options.out is not None:
-                options.out.write_text(text)
+    for found in measure(list(chosen(options.pairs, options.only)), options.methods, options.jobs):
+        text = report(found, options.pairs)
+        if options.out is not None:
+            options.out.write_text(text)
     print(text or f"no pairs in {options.pairs}")
     return 0
 
 
-def build_missing(root: Path, only: str, profile: str) -> None:
+def build_missing(root: Path, only: list[str], profile: str) -> None:
     """Train the pairs of the catalogue that are not there; needs the development tools."""
     from transport_pairs.build import Workshop
     from transport_pairs.catalogue import pairs
 
-    wanted = [p for p in pairs() if fnmatch(p.name, only) or fnmatch(f"{p.name}, lineage", only)]
+    wanted = [p for p in pairs() if fits(p.name, only) or fits(f"{p.name}, lineage", only)]
     workshop = Workshop(root, profile)
     for pair in wanted:
         workshop.build(pair)
 
 
-def chosen(root: Path, only: str) -> Iterator[Case]:
+def fits(name: str, only: list[str]) -> bool:
+    """Return whether a name is of one of the patterns."""
+    return any(fnmatch(name, glob) for glob in only)
+
+
+def chosen(root: Path, only: list[str]) -> Iterator[Case]:
     """Yield the cases of a folder of pairs whose names fit, finished pairs only."""
     for folder in sorted(path.parent for path in root.glob("*/data.npz")):
         if (folder / "v2_ft.onnx").exists():
-            yield from (case for case in cases(folder) if fnmatch(case.name, only))
+            yield from (case for case in cases(folder) if fits(case.name, only))
 
 
-def measure(case: Case, methods: list[str] | None, work: Path) -> tuple[str, Bounds, list[Outcome]]:
-    """Run the methods on a case, telling stderr how far it is."""
-    limits, outcomes = bounds(case), []
-    for name in methods or (LINEAGE if case.kind == "lineage" else INDEPENDENT):
-        outcomes.append(run(case, METHODS[name], work))
-        shown = outcomes[-1].task or outcomes[-1].error
-        print(f"{case.name}: {name}: {shown}", file=sys.stderr, flush=True)
-    return group(case), limits, outcomes
+def measure(found: list[Case], methods: list[str] | None, jobs: int) -> Iterator[Found]:
+    """Run the methods on every case, `jobs` at a time, and yield what is known after each.
+
+    Each command has a worker process that waits for it alone, and so knows its CPU time.
+    """
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        limits = dict(zip(found, pool.map(bounds, found), strict=True))
+        running = {
+            case: [pool.submit(outcome, case, name) for name in methods or usual(case)]
+            for case in found
+        }
+        for _ in as_completed(future for futures in running.values() for future in futures):
+            done = {
+                case: [future.result() for future in futures if future.done()]
+                for case, futures in running.items()
+            }
+            yield {c.name: (group(c), limits[c], outcomes) for c, outcomes in done.items()}
+
+
+def usual(case: Case) -> tuple[str, ...]:
+    """Return the methods that say something about a case."""
+    return LINEAGE if case.kind == "lineage" else INDEPENDENT
+
+
+def outcome(case: Case, name: str) -> Outcome:
+    """Run one method on a case and tell stderr."""
+    with tempfile.TemporaryDirectory() as work:
+        found = run(case, METHODS[name], Path(work))
+    print(f"{case.name}: {name}: {found.task or found.error}", file=sys.stderr, flush=True)
+    return found
 
 
 def group(case: Case) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,39 @@ HELD_OUT = {"images": 500, "text": 128, "classes": 600}  # samples of each evalu
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How long to train and how large: factors of the catalogue's steps and widths."""
+    """How long to train and how large: factors of what the catalogue says.
+
+    Attributes:
+        steps: of the optimizer's steps.
+        batch: of the samples per step.
+        width: of the width, heads and MLP; the learning rate is divided by it.
+        depth: of the number of blocks.
+    """
 
     steps: float
-    scale: int = 1
+    batch: int = 1
+    width: int = 1
+    depth: int = 1
+
+    def model(self, architecture: str) -> Model:
+        """Return a model of this size with random weights."""
+        return make_model(architecture, self.width, self.depth)
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """Return a recipe of the catalogue as it is followed."""
+        return replace(
+            recipe,
+            steps=max(1, round(recipe.steps * self.steps)),
+            batch=recipe.batch * self.batch,
+            rate=recipe.rate / self.width,
+        )
 
 
-PROFILES = {"quick": Profile(1.0), "full": Profile(4.0), "large": Profile(10.0, scale=3)}
+PROFILES = {
+    "quick": Profile(1.0),
+    "full": Profile(4.0),
+    "large": Profile(3.0, batch=4, width=3, depth=2),
+}
 FIGURES = "figures.json"
 TEXT_CACHE = ".texts"
 PROBES = 12345  # seed of the probes
@@ -41,7 +67,8 @@ class Workshop:
 
     def __init__(self, root: Path, profile: str = "quick", device: str = "cpu") -> None:
         """Use `root`; `profile` is one of `PROFILES`, `device` where to train."""
-        self.root, self.profile, self.device = root, profile, device
+        self.root, self.name, self.device = root, profile, device
+        self.profile = PROFILES[profile]
         self.recipes: Mapping[str, Recipe] = recipes()
         self.domains: Mapping[str, Domain] = domains(root / TEXT_CACHE)
         self.weights = root / f".weights-{profile}"
@@ -52,21 +79,21 @@ class Workshop:
         recipe = self.recipes[name]
         path = self.weights / f"{name}.pt"
         torch.manual_seed(recipe.seed)
-        model = make_model(recipe.architecture, PROFILES[self.profile].scale)
+        model = self.profile.model(recipe.architecture)
         if path.exists():
             model.load_state_dict(torch.load(path, weights_only=True))
             return model.eval()
         if recipe.start is not None:
             continue_from(model, self.model(recipe.start))
-        started = time.process_time()
-        steps = max(1, round(recipe.steps * PROFILES[self.profile].steps))
+        started = time.perf_counter()
+        recipe = self.profile.apply(recipe)
         batches = self.domains[recipe.domain].batches("train", recipe.batch, recipe.seed)
-        train(model, batches, steps, recipe.rate, self.device)
-        spent = time.process_time() - started
+        train(model, batches, recipe.steps, recipe.rate, self.device)
+        spent = time.perf_counter() - started
         partial = path.with_suffix(".partial")
         torch.save(model.state_dict(), partial)
         partial.rename(path)
-        print(f"{name}: {steps} steps, {spent:.0f} CPU seconds", flush=True)
+        print(f"{name}: {recipe.steps} steps, {spent:.0f} seconds", flush=True)
         return model
 
     def build(self, pair: Pair) -> Path:
@@ -83,7 +110,7 @@ class Workshop:
             model = self.model(name)
             export(model, folder / f"{file}.onnx", pair.exporter)
             known[file] = _figures(model, pair, file, held_out)
-        text = {"kind": pair.kind, "profile": self.profile, "models": known}
+        text = {"kind": pair.kind, "profile": self.name, "models": known}
         about.write_text(json.dumps(text, indent=1))
         return folder
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterator
@@ -145,5 +146,7 @@ def corpus(name: str, cache: Path | None = None) -> tuple[np.ndarray, np.ndarray
     train, test = (np.concatenate(part) for part in parts)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, train=train, test=test)
+        own = path.with_name(f"{os.getpid()}-{path.name}")  # several may collect at once
+        np.savez_compressed(own, train=train, test=test)
+        own.rename(path)
     return train, test

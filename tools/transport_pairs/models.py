@@ -186,16 +186,17 @@ FAMILIES: dict[str, Callable[[Architecture], Model]] = {
 }
 
 
-def make_model(name: str, scale: int = 1) -> Model:
+def make_model(name: str, width: int = 1, depth: int = 1) -> Model:
     """Return a model of `ARCHITECTURES` with random weights, from torch's global generator.
 
     Args:
         name: of the architecture.
-        scale: factor of its width, and of heads and MLP with it.
+        width: factor of its width, and of heads and MLP with it.
+        depth: factor of its number of blocks.
     """
     small = ARCHITECTURES[name]
-    wide = {size: scale * getattr(small, size) for size in ("width", "heads", "mlp", "kv_heads")}
-    return FAMILIES[small.family](replace(small, **wide))
+    sizes = {size: width * getattr(small, size) for size in ("width", "heads", "mlp", "kv_heads")}
+    return FAMILIES[small.family](replace(small, depth=depth * small.depth, **sizes))
 
 
 def continue_from(model: Model, old: Model) -> None:

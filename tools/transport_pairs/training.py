@@ -29,6 +29,8 @@ def train(
         rate: peak learning rate.
         device: where to compute.
     """
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # three times as fast, and near enough
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05, fused=True)
     warm_up = max(1, steps // 10)
