@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,21 @@ def _unlabelled(path: Path) -> Arrays:
             where=str(path),
             hint="one array per input, axis 0 the samples",
         )
-    return arrays
+    return _distinct(arrays)
+
+
+def _distinct(arrays: Arrays) -> Arrays:
+    """Return every sample once: a result must not be judged by what it was fitted on."""
+    seen: dict[bytes, int] = {}
+    for row in range(samples(arrays)):
+        content = hashlib.sha256()
+        for array in arrays.values():
+            content.update(array[row].tobytes())
+        seen.setdefault(content.digest(), row)
+    if len(seen) == samples(arrays):
+        return arrays
+    rows = list(seen.values())
+    return {name: array[rows] for name, array in arrays.items()}
 
 
 def samples(arrays: Arrays) -> int:

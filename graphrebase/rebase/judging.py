@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from graphrebase.errors import UsageError
+from graphrebase.errors import InputError, UsageError, VerificationError
 from graphrebase.rebase.control import (
     CONTROL,
 )
@@ -30,8 +30,8 @@ def judged(prepared: Prepared, output: Path | None) -> Prepared:
     rivals = _rivals(prepared)
     try:
         found = _judge(case, {method: prepared.candidate, **rivals}, held, output)
-    except UsageError as error:
-        return replace(prepared, verdict=unverified(error.message))
+    except (UsageError, InputError, VerificationError) as error:
+        return replace(prepared, verdict=unverified(f"it cannot be judged: {error.message}"))
     again = fits and len(given.folds) > 1
     for fold in range(1, len(given.folds) if again else 0):
         other = _fitted_on(prepared, case.probes.without(fold))

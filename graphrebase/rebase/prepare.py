@@ -10,9 +10,10 @@ from graphrebase.align import load as load_alignment
 from graphrebase.errors import MismatchError
 from graphrebase.io import check_output, read_model
 from graphrebase.progress import Progress, silent
+from graphrebase.rebase.checking import check_given
 from graphrebase.rebase.ends import find_counterparts
 from graphrebase.rebase.fitting import ProbeSource
-from graphrebase.rebase.given import Given, read_given
+from graphrebase.rebase.given import read_given
 from graphrebase.rebase.graft import Holder, graft_head, new_heads
 from graphrebase.rebase.judging import judged
 from graphrebase.rebase.pairing import check_architecture, check_family, pair, same_sizes
@@ -20,7 +21,6 @@ from graphrebase.rebase.prepared import Prepared, with_heads
 from graphrebase.rebase.rows import Matched, match_rows
 from graphrebase.rebase.settings import Settings
 from graphrebase.rebase.task import Case, find_task
-from graphrebase.runtime import check_inputs, declared_inputs
 from graphrebase.runtime.vocabulary import read_token_map
 from graphrebase.structure import Structure, find_structure
 
@@ -72,7 +72,10 @@ def prepare(
         seed=settings.seed,
         weights=sum(math.prod(role.view.shape) for role in structures["target"].roles.values()),
     )
-    _check_given(given, structures, settings)
+    check_given(
+        given, structures, matched.vocabularies,
+        probes=settings.probes, keep=settings.keep_data,
+    )  # fmt: skip
     case = Case(
         structures,
         pair(structures["base"], structures["target"]),
@@ -86,20 +89,6 @@ def prepare(
         matched.vocabularies,
     )
     return judged(with_heads(case, find_task(case, stored)), output)
-
-
-def _check_given(given: Given, structures: Mapping[str, Structure], settings: Settings) -> None:
-    """Check that probes fit the fine-tuned model and keep data the target, before long work.
-
-    Raises:
-        InputError: they do not.
-    """
-    for arrays, model, path in (
-        (given.probes, "finetuned", settings.probes),
-        (given.keep, "target", settings.keep_data),
-    ):
-        if arrays is not None:
-            check_inputs(arrays, declared_inputs(structures[model].graph), where=str(path))
 
 
 def _names(structures: Mapping[str, Structure]) -> dict[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from graphrebase.align import Alignment
-from graphrebase.errors import MismatchError, UsageError
+from graphrebase.errors import InputError, MismatchError, UsageError, VerificationError
 from graphrebase.rebase.control import (
     HeadReport,
     Trials,
@@ -69,7 +69,7 @@ def with_heads(case: Case, task: Task) -> Prepared:
             case.progress("fitting the new head", 0, 0)
             trials = try_heads(candidate, probing.task, case.vocabularies)
             plain = replace(plain, task=replace(task, probing=probing))
-    except UsageError as error:
+    except (UsageError, InputError, VerificationError) as error:
         reason = error.message
     candidate = with_moved_heads(candidate) if trials is None else trials.own.candidate
     head = head_report(trials, candidate, reason)

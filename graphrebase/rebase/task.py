@@ -114,7 +114,7 @@ def find_task(case: Case, stored: Alignment | None) -> Task:
 def _fit_if_possible(case: Case, choice: Choice) -> Task | Choice:
     """Return a fit, or why there is none; permutations explain B better where it is A permuted.
 
-    Probes that the user gave must be of use: what is wrong with them is told.
+    Probes that the user gave were checked before: what fails here is for the models.
     """
     try:
         choice = _fit_if_it_runs(case, choice)
@@ -123,8 +123,6 @@ def _fit_if_possible(case: Case, choice: Choice) -> Task | Choice:
             if not is_permuted(task.alignment):
                 return task
     except (UsageError, InputError, MismatchError, VerificationError) as error:
-        if case.settings.probes is not None or case.settings.keep_data is not None:
-            raise
         choice = replace(choice, why=f"{choice.why}; fit was not possible: {error.message}")
     return replace(choice, method="anchored")
 

@@ -76,7 +76,7 @@ def check_inputs(
 
     Raises:
         InputError: no array is an input, or one has another type, number of axes or fixed size,
-            or holds NaN.
+            is empty, holds NaN or infinity, or is a mask that hides everything.
     """
     fitting = [name for name in arrays if name in inputs]
     if not fitting:
@@ -88,10 +88,22 @@ def check_inputs(
     for name in fitting:
         _check_type(arrays[name].dtype, inputs[name], where)
         _check_shape(arrays[name].shape, inputs[name], where)
-        if arrays[name].dtype.kind == "f" and np.isnan(arrays[name]).any():
-            raise InputError(
-                f"input '{name}' holds NaN", where=where, hint="leave these samples out"
-            )
+        _check_values(name, arrays[name], where)
+
+
+def _check_values(name: str, array: np.ndarray, where: str | None) -> None:
+    """Check that there are values, and no NaN; minus infinity is what masks hide by."""
+    fault = ""
+    if array.ndim <= 2 and array.size == 0:  # an empty cache has more axes
+        fault = "is empty"
+    elif array.dtype.kind == "f" and np.isnan(array).any():
+        fault = "holds NaN"
+    elif array.dtype.kind == "f" and np.isposinf(array).any():
+        fault = "holds infinity"
+    elif array.ndim == 2 and array.dtype.kind in "biu" and "mask" in name and not array.any():
+        fault = "hides every token"
+    if fault:
+        raise InputError(f"input '{name}' {fault}", where=where, hint="leave these samples out")
 
 
 def _check_type(given: np.dtype[Any], spec: InputSpec, where: str | None) -> None:

@@ -103,6 +103,21 @@ def length_limit(graph: Graph) -> int | None:
     return min(rows, default=None)
 
 
+def looked_up(graph: Graph) -> dict[str, int]:
+    """Return the rows of the smallest table that every input looks up as it is, by input."""
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op_type != "Gather" or node.domain:
+            continue
+        table = graph.constants.get(_walk_up(graph, node.input(0), _TABLE_PASSES))
+        source = _walk_up(graph, node.input(1), _INDEX_PASSES)
+        axis = node.attributes.get("axis", 0)
+        if table is not None and source in graph.inputs and table.shape:
+            rows = table.shape[axis]
+            found[source] = min(found.get(source, rows), rows)
+    return found
+
+
 def two_sizes(session: Session, graph: Graph, seed: int) -> list[dict[str, np.ndarray]]:
     """Return two input sets on which the model runs, of different sizes where it allows that.
 

@@ -96,6 +96,8 @@ def _grows(session: Session, inputs: Arrays) -> bool:
 
 
 def _is_causal(session: Session, tokens: str, inputs: Arrays, vocabulary: int) -> bool:
+    if inputs[tokens].shape[1] < 2:
+        return True
     changed = dict(inputs)
     changed[tokens] = inputs[tokens].copy()
     changed[tokens][:, -1] = (changed[tokens][:, -1] + 1) % vocabulary

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from planted import edit_weights, noise
 from zoo_fixture import zoo_model
 
@@ -193,6 +196,40 @@ def test_auto_fits_strangers(tmp_path: Path) -> None:
     assert rebase(base, tuned, target, None, Settings(**given)).method == "fit"
     shared = rebase(base, tuned, target, None, Settings(residual="shared", **given))
     assert (shared.method, "per residual point" in shared.why) == ("anchored", True)
+
+
+def test_auto_needs_no_model_that_runs(tmp_path: Path) -> None:
+    """Probes are no reason to fail where onnxruntime refuses a model; `fit` itself says so."""
+    base = zoo_model("vit-cls-ts17-eager").path
+    target = tmp_path / "target.onnx"
+    edit_weights(base, target, noise(30.0, 3))
+    broken = onnx.load(target)
+    broken.opset_import.append(helper.make_opsetid("nobody", 1))
+    output = broken.graph.output[0].name
+    broken.graph.node.append(helper.make_node("Unknown", [output], ["more"], domain="nobody"))
+    broken.graph.output.append(helper.make_empty_tensor_value_info("more"))
+    onnx.save(broken, target)
+    probes_for(base, tmp_path / "probes.npz", 64, 0)
+    settings = Settings(probes=tmp_path / "probes.npz")
+    result = rebase(base, base, target, tmp_path / "out.onnx", settings)
+    assert result.method == "anchored"
+    assert "fit was not possible: onnxruntime refuses the model" in result.why
+    assert "cannot be judged" in result.verdict.reason
+    with pytest.raises(InputError, match="refuses"):
+        rebase(base, base, target, None, replace(settings, method="fit"))
+
+
+@pytest.mark.parametrize("method", ["auto", "anchored", "fit"])
+def test_probes_that_do_not_fit_are_bad_input(method: str, tmp_path: Path) -> None:
+    base = zoo_model("gpt2-ts17-eager").path
+    ids = {"many": np.full((20, 12), 101), "long": np.ones((20, 41), np.int64)}
+    for name, reason in (("many", "'input_ids' holds 101"), ("long", "41 tokens, the .* on 40")):
+        np.savez(tmp_path / "bad.npz", input_ids=ids[name])
+        for given in ("probes", "keep_data"):
+            settings = replace(Settings(method=method), **{given: tmp_path / "bad.npz"})
+            with pytest.raises(InputError, match=reason) as refusal:
+                rebase(base, base, base, None, settings)
+            assert refusal.value.where == str(tmp_path / "bad.npz") and refusal.value.hint
 
 
 def test_what_fit_cannot_use_is_refused(tmp_path: Path) -> None:

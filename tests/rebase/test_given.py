@@ -71,14 +71,22 @@ def test_parts_that_are_held_out(
 
 
 def test_few_probes_are_all_fitted_on(tmp_path: Path) -> None:
-    np.savez(tmp_path / "few.npz", x=np.zeros((20, 2)))
+    np.savez(tmp_path / "few.npz", x=np.arange(40).reshape(20, 2))
     found = read_given(tmp_path / "few.npz", None, tokens=False, seed=0)
     fitted, unseen = found.fitted(), found.unseen()
     assert found.held_out() is None
     assert fitted is not None and len(fitted["x"]) == 20
     assert unseen is not None and len(unseen["x"]) == 20  # a method that fits nothing can be judged
-    np.savez(tmp_path / "few.npz", x=np.zeros((15, 2)))
+    np.savez(tmp_path / "few.npz", x=np.arange(30).reshape(15, 2))
     assert read_given(tmp_path / "few.npz", None, tokens=False, seed=0).unseen() is None
+
+
+def test_samples_given_twice_count_once(tmp_path: Path) -> None:
+    x, mask = np.repeat(np.arange(30), 2), np.tile([1, 1, 1, 0], 15)
+    np.savez(tmp_path / "twice.npz", x=x, mask=mask)
+    found = read_given(tmp_path / "twice.npz", None, tokens=False, seed=0).probes
+    assert found is not None and len(found["x"]) == 45  # of every second pair one mask differs
+    assert np.bincount(found["x"]).tolist() == [1, 2] * 15
 
 
 def test_control_arrays_that_disagree_are_refused(tmp_path: Path) -> None:

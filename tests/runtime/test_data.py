@@ -122,6 +122,20 @@ def test_casts_that_lose_values_are_refused(kind: int, given: np.ndarray) -> Non
 IMAGES = {"x": InputSpec("x", np.dtype(np.float32), ("n", 3, 4, 4))}
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("ids", np.zeros((9, 0), np.int64), "is empty"),
+        ("mask", np.zeros((9, 5), np.int64), "hides every token"),
+    ],
+)
+def test_tokens_that_say_nothing(name: str, array: np.ndarray, reason: str) -> None:
+    inputs = {n: InputSpec(n, np.dtype(np.int64), ("n", "s")) for n in ("ids", "mask")}
+    with pytest.raises(InputError, match=f"'{name}' {reason}"):
+        check_inputs({"ids": np.zeros((9, 5), np.int64), name: array}, inputs)
+    check_inputs({"ids": np.zeros((9, 5), np.int64), "mask": np.eye(9, 5, dtype=bool)}, inputs)
+
+
 def test_arrays_that_fit_are_let_through() -> None:
     check_inputs({"x": np.zeros((9, 3, 4, 4), np.uint8), "other": np.zeros(1)}, IMAGES)
 
@@ -134,6 +148,7 @@ def test_arrays_that_fit_are_let_through() -> None:
         ("x", np.zeros((9, 3, 4)), "has the shape"),
         ("x", np.zeros((9, 3, 4, 5)), "has the shape"),
         ("x", np.full((9, 3, 4, 4), np.nan), "holds NaN"),
+        ("x", np.full((9, 3, 4, 4), np.inf), "holds infinity"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(name: str, array: np.ndarray, reason: str) -> None:
