@@ -22,7 +22,7 @@ from graphrebase.rebase.graft import new_heads
 from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
-from graphrebase.runtime import generate, probe_kind, table_limit, whole
+from graphrebase.runtime import Session, generate, probe_kind, table_limit, whole
 from graphrebase.runtime.head_probes import generate_for_head, head_probe_kind
 from graphrebase.runtime.probes import SECONDS
 from graphrebase.runtime.vocabulary import Vocabularies
@@ -193,19 +193,22 @@ def _find_probes(
     few = task is not None and samples(task) < ENOUGH and _tokens_per_sample(task)
     if task is not None and (new_head or (keep is not None and not few)):
         return Probing(task, keep or {}, options)
-    base, finetuned, target = (whole(structures[n].model) for n in ("base", "finetuned", "target"))
     graph = structures["finetuned"].graph
     progress(f"generating probes, {SECONDS:.0f} s allowed", 0, 0)
     notes: list[str] = []
+
+    def opened(name: str) -> Session:
+        return whole(structures[name].model)
+
     began = time.perf_counter()
     if new_head:
         made = generate_for_head(
-            base, finetuned, target, graph,
+            opened, graph,
             bias=_output_bias(structures["base"]), seed=seed, note=notes.append,
         )  # fmt: skip
     else:
         made = generate(
-            base, finetuned, target, graph, structures["target"].graph,
+            opened, graph, structures["target"].graph,
             seed=seed, length=few or None, given=task, note=notes.append,
         )  # fmt: skip
     seconds, note = time.perf_counter() - began, "; ".join(notes)

@@ -168,15 +168,20 @@ class Runs:
         """Return logits of the first mini-batch; zeros for tokens that A lacks."""
         session = whole(self._models[model].model)
         part, valid = next(self._batches(False, model))
+        layout, read = self._layouts[False][point], next(self.read_rows(point, kept=False))
+        if self._partial and not layout.sequence_first:  # logits over a vocabulary take memory
+            valid = int(read[rows].max()) // layout.tokens + 1
+            part = {name: array[:valid] for name, array in part.items()}
+            read = read[read < valid * layout.tokens]
         inputs = complete(session, part)
         name = "logits" if "logits" in session.outputs else session.outputs[0]
         found = session.run(fitting_inputs(session, inputs), outputs=[name])[name]
         if found.ndim < 2 or found.dtype.kind != "f":
             return None
-        if not self._layouts[False][point].sequence_first:
+        if not layout.sequence_first:
             found = found[:valid]
         found = found.reshape(-1, found.shape[-1])
-        if len(found) != len(next(self.read_rows(point, kept=False))):
+        if len(found) != len(read):
             return None
         found = np.asarray(found[rows], np.float64)
         if self._vocabularies is not None and model != "target":

@@ -17,10 +17,10 @@ from graphrebase.io import Model
 from graphrebase.io.graft import needed
 from graphrebase.runtime.flags import flags_off
 from graphrebase.runtime.opened import opened
-from graphrebase.runtime.session import Session
+from graphrebase.runtime.session import Session, declared_outside
 
 SHARED = 1 << 12
-"""Bytes from which on a weight is read in place, from the file or where it was made."""
+"""Bytes from which on a weight is given beside the model, not inside it."""
 LIMIT = 2**31 - 1
 """Bytes of a serialized model that onnxruntime accepts from memory."""
 
@@ -83,7 +83,7 @@ def exposed(
             array = _values(model, name, weights)
             if array.nbytes >= SHARED and array.dtype.isbuiltin == 1:
                 shared[name] = array
-                part.graph.initializer.append(_declared(name, array))
+                part.graph.initializer.append(declared_outside(name, array))
                 continue
         tensor = numpy_helper.from_array(_values(model, name, weights), name)
         size += tensor.ByteSize()
@@ -101,10 +101,7 @@ def exposed(
 
 
 def whole(model: Model) -> Session:
-    """Return a session of a model that reads its weights in place; its switches are off.
-
-    A session of a file holds a copy of all weights, and two of them while it is opened.
-    """
+    """Return a session of a model, its switches off."""
     return exposed(model, [output.name for output in model.proto.graph.output])
 
 
@@ -121,12 +118,3 @@ def _values(model: Model, name: str, weights: Mapping[str, np.ndarray]) -> np.nd
     reference = model.tensors[name]
     array = weights.get(name)
     return reference.load() if array is None else np.ascontiguousarray(array, reference.dtype)
-
-
-def _declared(name: str, array: np.ndarray) -> onnx.TensorProto:
-    """Return an initializer whose values are given to the session beside the model."""
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="in memory")
-    return tensor

@@ -26,7 +26,7 @@ from graphrebase.runtime.image_probes import (
     spread,
 )
 from graphrebase.runtime.images import pool
-from graphrebase.runtime.probes import SECONDS, Probes
+from graphrebase.runtime.probes import SECONDS, Opener, Probes
 from graphrebase.runtime.session import Session
 from graphrebase.runtime.signature import Note, image_input, sequence_length, token_input
 from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
@@ -58,9 +58,7 @@ def head_probe_kind(finetuned: Session) -> str:
 
 
 def generate_for_head(
-    base: Session,
-    finetuned: Session,
-    target: Session,
+    opened: Opener,
     graph: Graph,
     *,
     bias: np.ndarray | None = None,
@@ -71,9 +69,7 @@ def generate_for_head(
     """Return probes for a head that only A_ft has; nothing is to be kept.
 
     Args:
-        base: A.
-        finetuned: A_ft.
-        target: B, which is not asked.
+        opened: opens ``base`` or ``finetuned``; the target is not asked.
         graph: A_ft's graph, for the sizes of its tables.
         bias: of the output of a base that fills masks in, (V,).
         seed: of everything random.
@@ -81,10 +77,11 @@ def generate_for_head(
         note: told what is generated.
     """
     rng = np.random.default_rng(seed)
+    finetuned = opened("finetuned")
     tokens, image = token_input(finetuned), image_input(finetuned)
     if tokens is not None:
         return Probes(
-            _texts(base, finetuned, graph, Signs.of(bias), rng, seconds, note), {}, "text"
+            _texts(opened("base"), finetuned, graph, Signs.of(bias), rng, seconds, note), {}, "text"
         )
     if image is not None:
         return Probes(_images(finetuned, image, rng, seconds, note), {}, "image")

@@ -40,29 +40,28 @@ def select_images(
     """Return images of the task (the given ones, if any) and images to keep, from a pool.
 
     Args:
-        models: base, finetuned and target.
+        models: base, finetuned and target; the target alone where images of the task are given.
         name: the input.
         rng: of everything random.
         seconds: time it may take, roughly.
         given: images of the task (samples, channels, height, width), or None.
         note: told what is generated.
     """
-    spec = models[1].inputs[name]
+    spec = models[-1].inputs[name]
     shape = image_shape(spec)
-    batch = fixed_batch(models[1]) or images_per_run(shape)
-    asked = models if given is None else models[2:]
-    each = max(seconds_per_image(asked, name, rng, shape, batch), 1e-9)
+    batch = fixed_batch(models[-1]) or images_per_run(shape)
+    each = max(seconds_per_image(models, name, rng, shape, batch), 1e-9)
     affordable = int(seconds / each)
-    fitted = max(int(seconds * len(asked) / (FIT * each)), batch)
+    fitted = max(int(seconds * len(models) / (FIT * each)), batch)
     if given is None:
         trials = int(np.clip(affordable // (2 * len(SCALES)), batch, TRIALS))
-        low, high = find_range(asked, name, rng, shape, batch, trials)
+        low, high = find_range(models, name, rng, shape, batch, trials)
         affordable //= 2
     else:
         low, high = float(given.min()), float(given.max())
     count = int(np.clip(affordable, 2 * batch, POOL)) // batch * batch
     images = pool(rng, count, shape, low, high).astype(spec.dtype)
-    *others, b = (_predict(session, name, images, batch) for session in asked)
+    *others, b = (_predict(session, name, images, batch) for session in models)
     kept = np.arange(min(count, KEPT, fitted))
     if b is not None:
         kept = spread(b.max(axis=1), b.argmax(axis=1), min(KEPT, count // 2, fitted))

@@ -6,8 +6,9 @@ pool on which base and fine-tuned model differ most (`image_probes`). Anything e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -30,6 +31,10 @@ SECONDS = 120.0
 """Time that generating may take; long runs are cut to it."""
 
 
+Opener = Callable[[str], Session]
+"""Opens one of the models by its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probes:
     """Generated inputs, ready to run.
@@ -46,9 +51,7 @@ class Probes:
 
 
 def generate(
-    base: Session,
-    finetuned: Session,
-    target: Session,
+    opened: Opener,
     graph: Graph,
     target_graph: Graph | None = None,
     *,
@@ -61,9 +64,8 @@ def generate(
     """Return probes and keep probes for three models of one signature.
 
     Args:
-        base: A.
-        finetuned: A_ft.
-        target: B.
+        opened: opens ``base``, ``finetuned`` or ``target``; large models are not opened together
+            where that can be avoided.
         graph: A_ft's graph, for the sizes of its tables.
         target_graph: B's graph, where its tables may have other sizes.
         seed: of everything random.
@@ -73,17 +75,21 @@ def generate(
         note: told what is generated.
     """
     rng = np.random.default_rng(seed)
+    finetuned = opened("finetuned")
     tokens, image = token_input(finetuned), image_input(finetuned)
     kind = probe_kind(finetuned, graph, seed=seed)
     if kind == "text" and tokens is not None:
-        task, keep = (
-            sample(m, tokens, own, rng, seconds=seconds / 2, length=length, note=note)
-            for m, own in ((finetuned, graph), (target, target_graph or graph))
-        )
+        drawn = partial(sample, seconds=seconds / 2, length=length, note=note)
+        task = drawn(finetuned, tokens, graph, rng)
+        del finetuned
+        keep = drawn(opened("target"), tokens, target_graph or graph, rng)
         return Probes(task, keep, "text")
     if kind == "image" and image is not None:
         real = None if given is None else given.get(image)
-        chosen, kept = select_images((base, finetuned, target), image, rng, seconds, real, note)
+        del finetuned
+        asked = ("base", "finetuned", "target") if real is None else ("target",)
+        models = [opened(model) for model in asked]
+        chosen, kept = select_images(models, image, rng, seconds, real, note)
         return Probes({image: chosen}, {image: kept}, "image")
     note(f"{OTHERS} random inputs")
     first, second = (_random(finetuned, graph, seed + k) for k in (0, 1))

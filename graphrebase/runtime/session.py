@@ -6,11 +6,13 @@ import ctypes
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 from onnx import helper
 
 from graphrebase.errors import InputError, UsageError, VerificationError
@@ -87,9 +89,11 @@ class Session:
         weights: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._where = str(model) if isinstance(model, Path) else None
-        self._weights = dict(weights or {})  # onnxruntime reads them in place
+        self._weights = dict(weights or {})
         self.batch: int | None = None
         self._session, self.widened = _open_as_it_can(model, threads, self._weights)
+        if self._weights and _copies_weights():
+            self._weights = {}
         specs = [_spec(value, self._where) for value in self._session.get_inputs()]
         self.inputs: Mapping[str, InputSpec] = {spec.name: spec for spec in specs}
         self._bound: dict[str, np.ndarray] = {}
@@ -181,6 +185,34 @@ def _open_as_it_can(
         if wider is None:
             raise
         return _open(wider, threads, weights), True
+
+
+@cache
+def _copies_weights() -> bool:
+    """Return whether onnxruntime copies the weights given beside a model, found by trial.
+
+    Some releases read them in place for as long as a session lives; others have no more use for
+    them once it is open.
+    """
+    count = 1 << 12
+    weight = np.zeros(count, np.float32)
+    declared = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [count])
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [count])
+    graph = helper.make_graph([node], "trial", [given], [declared], [declared_outside("w", weight)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = _open(model.SerializeToString(), 1, {"w": weight})
+    weight += 1.0
+    return not session.run(["y"], {"x": np.zeros(count, np.float32)})[0].any()
+
+
+def declared_outside(name: str, array: np.ndarray) -> onnx.TensorProto:
+    """Return an initializer whose values are given to the session beside the model."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = onnx.TensorProto(name=name, data_type=kind, dims=array.shape)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="in memory")
+    return tensor
 
 
 def _open(model: Path | bytes, threads: int, weights: Mapping[str, np.ndarray]) -> Any:

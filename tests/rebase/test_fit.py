@@ -164,7 +164,7 @@ def test_padding_and_unread_tokens_weigh_less(tmp_path: Path) -> None:
 def test_probes_are_made_from_the_signature(family: str, kind: str) -> None:
     path = zoo_model(f"{family}-ts17-eager").path
     graph = find_structure(read_model(path)).graph
-    one, two = (generate(*[Session(path)] * 3, graph, seed=1, seconds=1.0) for _ in range(2))
+    one, two = (generate(lambda _: Session(path), graph, seed=1, seconds=1.0) for _ in range(2))
     assert one.kind == kind
     for arrays, again in ((one.task, two.task), (one.keep, two.keep)):
         session = Session(path)
@@ -181,7 +181,7 @@ def test_sampled_text_is_likelier_than_random_text() -> None:
         logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return float(np.take_along_axis(logs[:, :-1], ids[:, 1:, None], -1).mean())
 
-    task = generate(session, session, session, graph).task
+    task = generate(lambda _: session, graph).task
     mixed = np.random.default_rng(0).permuted(task["input_ids"], axis=None)
     assert likelihood(task["input_ids"], task) > likelihood(mixed, task)
 

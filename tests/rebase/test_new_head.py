@@ -189,12 +189,13 @@ def test_a_pooler_belongs_to_the_head() -> None:
 def test_texts_are_drawn_towards_every_class(base: str) -> None:
     tuned = zoo_model("bert-cls-ts17-eager").path
     graph = find_structure(read_model(tuned)).graph
-    sessions = [Session(zoo_model(f"{base}-ts17-eager").path), Session(tuned)]
-    task = generate_for_head(*sessions, sessions[0], graph, seconds=5.0).task
+    models = {"base": zoo_model(f"{base}-ts17-eager").path, "finetuned": tuned}
+    task = generate_for_head(lambda name: Session(models[name]), graph, seconds=5.0).task
+    session = Session(tuned)
     mixed = {**task, "input_ids": np.random.default_rng(0).permuted(task["input_ids"], axis=None)}
     means = []
     for arrays in (task, mixed):
-        logits = sessions[1].run(arrays)["logits"].astype(np.float64)
+        logits = session.run(arrays)["logits"].astype(np.float64)
         logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         means.append(logs[np.arange(len(logs)), np.arange(len(logs)) % 7].mean())
     assert means[0] > means[1]
