@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +13,9 @@ import numpy as np
 from graphrebase.errors import GraphRebaseError, UsageError
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase import Prepared, Settings, prepare
-from graphrebase.rebase.trial import Candidate, completed, goal_of
+from graphrebase.rebase.trial import Candidate, answers, goal_of
 from graphrebase.runtime import METRICS, Labelled, Scores, Session, evaluate, read_labelled
-from graphrebase.runtime.verdict import Goal, measure
+from graphrebase.runtime.verdict import compare
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 EVIDENCE_SAMPLES = 256
@@ -157,16 +157,15 @@ def evaluate_sweep(
         plan.append(("B fine-tuned", None, bound))
     rows = []
     inputs = {name: array[:EVIDENCE_SAMPLES] for name, array in found.task.inputs.items()}
-    with goal_of(prepared.candidate, vocabularies=prepared.case.vocabularies) as goal:
-        for number, (name, alpha, source) in enumerate(plan):
-            progress("measuring", number, len(plan))
-            path = source if isinstance(source, Path) else None
-            opened = source.running() if isinstance(source, Candidate) else nullcontext(_open(path))
-            with opened as session:
-                row = found.row(name, session, path, alpha)
-                made = isinstance(source, Candidate) or name == "B"
-                evidence = _evidence(goal, session, inputs) if made else None
-                rows.append(replace(row, evidence=evidence))
+    evidence = _evidence(prepared, inputs)
+    for number, (name, alpha, source) in enumerate(plan):
+        progress("measuring", number, len(plan))
+        path = source if isinstance(source, Path) else None
+        opened = source.running() if isinstance(source, Candidate) else nullcontext(_open(path))
+        with opened as session:
+            row = found.row(name, session, path, alpha)
+            made = isinstance(source, Candidate) or name == "B"
+            rows.append(replace(row, evidence=evidence(session)) if made else row)
     reference = next(r for r in rows if r.name.startswith("B"))
     best = rows[-1] if bound is not None else None
     result = _plain(rows, found, data, keep_data, metrics, reference, best)
@@ -203,12 +202,23 @@ def _open(path: Path | None) -> Session:
     return Session(path)
 
 
-def _evidence(goal: Goal, session: Session, inputs: Mapping[str, np.ndarray]) -> float | None:
-    """Return E on the inputs of the data; None where models cannot be compared by their outputs."""
+def _evidence(
+    prepared: Prepared, inputs: Mapping[str, np.ndarray]
+) -> Callable[[Session], float | None]:
+    """Return what gives E on the inputs of the data, None where outputs cannot be compared."""
+    both = prepared.case.vocabularies
     try:
-        return measure(goal, session, completed(goal, session, inputs)).evidence
+        goal = goal_of(prepared.candidate, inputs, vocabularies=both)
     except GraphRebaseError:
-        return None
+        return lambda _: None
+
+    def evidence(session: Session) -> float | None:
+        try:
+            return compare(goal, answers(session, inputs, both), inputs).evidence
+        except GraphRebaseError:
+            return None
+
+    return evidence
 
 
 def _read(data: Path, keep_data: Path | None, session: Session) -> _Data:

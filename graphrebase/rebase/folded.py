@@ -140,13 +140,19 @@ def folded_move(
     )
 
 
+def _hold_the_same(structure: Structure, one: str, other: str) -> bool:
+    """Return whether two roles are stored with the same values; compared as they are stored."""
+    if one not in structure.roles or other not in structure.roles:
+        return False
+    return np.array_equal(structure.read(one), structure.read(other))
+
+
 def _tied(body: Body, target: Reader) -> dict[str, str]:
     """Return heads that hold the values of an embedding table in B, and the tables themselves."""
     found = {}
     for tower in body.towers[:1]:
         for head in tower.heads:
             for table in tower.inputs.tables:
-                values = required(target, head.weight), required(target, table)
-                if values[0].shape == values[1].shape and np.array_equal(*values):
+                if _hold_the_same(target.structure, head.weight, table):
                     found[head.weight], found[table] = table, head.weight
     return found

@@ -105,21 +105,25 @@ class TaskVector:
         if self.resized:
             change = None if self.folded is None else self.folded.change(role)
             return _finite(self.target, role) + (0.0 if change is None else self.alpha * change)
-        shape = next(
-            s.roles[role].view.shape
-            for s in (self.finetuned, self.base, self.target)
-            if role in s.roles
-        )
-        new, old, goal = (
-            _finite(s, role) if role in s.roles else np.zeros(shape)
-            for s in (self.finetuned, self.base, self.target)
-        )
+        change = self._own_change(role)  # first, and then let go: tables are large
         if self.alpha == 0.0:
-            return goal
-        if self.folded is not None and (change := self.folded.change(role)) is not None:
-            return goal + self.alpha * change
-        axes = self.axes.get(role) or self._own_axes(role)
-        return goal + self.alpha * transport(new - old, axes, self.alignment, self.spaces)
+            return self._values(self.target, role)
+        if self.folded is not None and (folded := self.folded.change(role)) is not None:
+            change = folded
+        else:
+            axes = self.axes.get(role) or self._own_axes(role)
+            change = transport(change, axes, self.alignment, self.spaces)
+        return self._values(self.target, role) + self.alpha * change
+
+    def _own_change(self, role: str) -> np.ndarray:
+        new, old = (self._values(s, role) for s in (self.finetuned, self.base))
+        return np.asarray(new - old)
+
+    def _values(self, structure: Structure, role: str) -> np.ndarray:
+        if role in structure.roles:
+            return _finite(structure, role)
+        own = next(s for s in (self.finetuned, self.base, self.target) if role in s.roles)
+        return np.zeros(own.roles[role].view.shape)
 
     def carried(self, role: str) -> np.ndarray:
         """Return a role that only A_ft has, in B's basis."""

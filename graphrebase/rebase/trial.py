@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
 from graphrebase.runtime import Session
 from graphrebase.runtime.flags import flags_off
-from graphrebase.runtime.verdict import Goal, Tally, measure
+from graphrebase.runtime.verdict import Answers, Goal, Tally, ask, compare
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
 
@@ -110,15 +110,12 @@ def judge(
         InputError: the probes do not fit, or onnxruntime refuses a model.
         VerificationError: a model does not run on the probes.
     """
+    goal = goal_of(next(iter(candidates.values())), probes, beside, vocabularies)
     found = {}
-    with ExitStack() as stack:  # written first: sessions need the memory that writing takes
-        written = {n: stack.enter_context(c.written(beside)) for n, c in candidates.items()}
-        goal = stack.enter_context(goal_of(next(iter(candidates.values())), beside, vocabularies))
-        for number, (name, path) in enumerate(written.items()):
-            progress("judging on held-out probes", number, len(candidates))
-            session = _opened(path)
-            found[name] = measure(goal, session, completed(goal, session, probes))
-            session.close()
+    for number, (name, candidate) in enumerate(candidates.items()):
+        progress("judging on held-out probes", number, len(candidates))
+        with candidate.running(beside) as session:
+            found[name] = compare(goal, answers(session, probes, vocabularies), probes)
     return found
 
 
@@ -130,29 +127,53 @@ def _opened(path: Path) -> Session:
     return flags_off(Session(path))
 
 
-@contextmanager
 def goal_of(
-    candidate: Candidate, beside: Path | None = None, vocabularies: Vocabularies | None = None
-) -> Iterator[Goal]:
-    """Open the models that say what is wanted of a result."""
-    vector = candidate.vector
-    finetuned = _opened(vector.finetuned.model.path)
-    if candidate.new_head:
-        with candidate.untouched().running(beside) as reference:
-            yield Goal(finetuned, reference, vocabularies=vocabularies)
-        return
-    reference, base = (_opened(s.model.path) for s in (vector.target, vector.base))
-    yield Goal(finetuned, reference, base, vocabularies)
+    candidate: Candidate,
+    probes: Arrays,
+    beside: Path | None = None,
+    vocabularies: Vocabularies | None = None,
+) -> Goal:
+    """Return what is wanted of a result; models are opened one after the other.
 
-
-def completed(goal: Goal, candidate: Session, probes: Arrays) -> Arrays:
-    """Return probes that fit all the models, masks and positions filled in.
+    Args:
+        candidate: the result.
+        probes: inputs of A_ft, axis 0 the samples.
+        beside: a file in whose folder there is room for a model.
+        vocabularies: of A and B, where they differ.
 
     Raises:
-        InputError: they do not fit.
+        InputError: the probes do not fit a model.
+        VerificationError: a model does not run on them.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for session in (goal.finetuned, goal.reference, goal.base, candidate):
-        if session is not None:
-            arrays |= complete(session, probes)
-    return arrays
+    vector = candidate.vector
+    known = None if vocabularies is None else vocabularies.to_new(probes)[1]
+    finetuned = answers(_opened(vector.finetuned.model.path), probes, vocabularies, new=False)
+    if candidate.new_head:
+        with candidate.untouched().running(beside) as untouched:
+            return Goal(finetuned, answers(untouched, probes, vocabularies), counted=known)
+    reference = answers(_opened(vector.target.model.path), probes, vocabularies)
+    base = answers(_opened(vector.base.model.path), probes, vocabularies, new=False)
+    return Goal(finetuned, reference, base, known)
+
+
+def answers(
+    session: Session, probes: Arrays, vocabularies: Vocabularies | None = None, *, new: bool = True
+) -> Answers:
+    """Return what a model says of probes, masks and positions filled in.
+
+    Args:
+        session: the model.
+        probes: inputs of A_ft, axis 0 the samples.
+        vocabularies: of A and B, where they differ; only what both have is kept.
+        new: whether the model has B's.
+
+    Raises:
+        InputError: the probes do not fit.
+        VerificationError: the model does not run on them.
+    """
+    if vocabularies is not None and new:
+        probes = vocabularies.to_new(probes)[0]
+    found = ask(session, complete(session, probes))
+    if vocabularies is None or found.scores is None:
+        return found
+    return Answers(vocabularies.common(found.scores, new=new))

@@ -9,14 +9,14 @@ is B with the moved head.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphrebase.runtime.batches import fixed_batch, predict
 from graphrebase.runtime.session import Session
-from graphrebase.runtime.vocabulary import Vocabularies
 
 LEVELS = ((0.7, "worth deploying"), (0.5, "usable"), (0.3, "weak"), (-np.inf, "do not use"))
 """What a score from which on means."""
@@ -28,6 +28,8 @@ NO_CHANGE = 1e-6
 _BATCH = 16
 _SCORES = 1 << 22
 """Scores of one run, at most, where it does not become less than a sample."""
+MOST_SCORES = 1 << 26
+"""Scores of one model that are kept: of a vocabulary of 50 000, those of 1300 tokens."""
 _NOT_SCORES = ("embed", "hidden", "pool", "feature")
 Arrays = Mapping[str, np.ndarray]
 
@@ -68,21 +70,32 @@ def judged(evidence: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model says of probes.
+
+    Attributes:
+        scores: logits (samples, classes) or (samples, tokens, classes) in single precision, of the
+            first samples where all are too many; None where the outputs are no class scores.
+    """
+
+    scores: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
-    """What a result is measured by.
+    """What a result is measured by: what three models say of the same probes.
 
     Attributes:
         finetuned: A_ft.
         reference: B; with a head that neither base has, B with the moved head.
         base: A; None with a head that neither base has.
-        vocabularies: of A and B, where they differ; probes are in A's, and only what both have
-            is scored.
+        counted: which tokens count, (samples, tokens); None for all that no mask hides.
     """
 
-    finetuned: Session
-    reference: Session
-    base: Session | None = None
-    vocabularies: Vocabularies | None = None
+    finetuned: Answers
+    reference: Answers
+    base: Answers | None = None
+    counted: NDArray[np.bool_] | None = None
 
 
 @dataclass(slots=True)
@@ -152,67 +165,68 @@ def conclude(tally: Tally, rivals: Mapping[str, Tally] = MappingProxyType({})) -
     )
 
 
-def measure(goal: Goal, candidate: Session, probes: Arrays) -> Tally:
+def ask(session: Session, probes: Arrays) -> Answers:
+    """Return what a model says of probes.
+
+    Args:
+        session: the model.
+        probes: its inputs, axis 0 the samples.
+
+    Raises:
+        VerificationError: the model does not run on them.
+    """
+    samples = min(len(array) for array in probes.values())
+    inputs = {name: probes[name] for name in session.inputs if name in probes}
+    each = max(predict(session, inputs, 0, 1, 1).size, 1)
+    size = fixed_batch(session) or int(np.clip(_SCORES // each, 1, _BATCH))
+    samples = min(samples, max(MOST_SCORES // each, 1))
+    parts = []
+    for start in range(0, samples, size):
+        stop = min(start + size, samples)
+        found = class_scores(session, predict(session, inputs, start, stop, size))
+        if found is None:
+            return Answers(None)
+        parts.append(found.astype(np.float32))
+    return Answers(np.concatenate(parts))
+
+
+def compare(goal: Goal, candidate: Answers, probes: Arrays) -> Tally:
     """Return what a candidate lacks.
 
     Args:
-        goal: the models that say what is wanted.
-        candidate: the model to judge.
-        probes: real inputs that no step has seen, axis 0 the samples, for all models alike.
-
-    Raises:
-        InputError: the probes do not fit a model.
-        VerificationError: a model does not run on them.
+        goal: what is wanted.
+        candidate: what the model to judge says.
+        probes: real inputs that no step has seen, axis 0 the samples.
     """
-    tally = Tally(agreed=None if goal.base is None else 0.0)
-    samples = min(len(array) for array in probes.values())
-    size = fixed_batch(goal.finetuned) or _affordable(goal.finetuned, probes, samples)
-    for start in range(0, samples, size):
-        tally += _count(goal, candidate, probes, start, min(start + size, samples), size)
-        if tally.fault:
-            break
-    return tally
-
-
-def _affordable(session: Session, probes: Arrays, samples: int) -> int:
-    """Return the samples of a run: fewer where a sample's scores are many."""
-    inputs = {name: probes[name] for name in session.inputs if name in probes}
-    size = predict(session, inputs, 0, 1, 1).size
-    return int(np.clip(_SCORES // max(size, 1), 1, min(_BATCH, samples)))
-
-
-def _count(
-    goal: Goal, candidate: Session, probes: Arrays, start: int, stop: int, size: int
-) -> Tally:
-    """Return the sums over a mini-batch."""
-    both = goal.vocabularies
-    translated, known = (probes, None) if both is None else both.to_new(probes)
-
-    def scores(session: Session) -> np.ndarray | None:
-        is_new = session in (goal.reference, candidate)
-        arrays = translated if is_new else probes
-        inputs = {name: arrays[name] for name in session.inputs if name in arrays}
-        found = class_scores(session, predict(session, inputs, start, stop, size))
-        return found if found is None or both is None else both.common(found, new=is_new)
-
-    tuned, reference, new = (scores(s) for s in (goal.finetuned, goal.reference, candidate))
-    base = reference if goal.base is None else scores(goal.base)
-    if tuned is None or reference is None or new is None or base is None:
+    base = goal.reference if goal.base is None else goal.base
+    asked = [x.scores for x in (goal.finetuned, goal.reference, base, candidate)]
+    if any(scores is None for scores in asked):
         return Tally(fault="the models' outputs are not class scores")
-    if len({x.shape for x in (tuned, reference, new, base)}) > 1:
+    found = [scores for scores in asked if scores is not None]
+    if len({scores.shape[1:] for scores in found}) > 1:
         return Tally(fault="the models' outputs have different shapes")
-    rows = _counted(probes, start, stop, tuned.shape[:-1])
-    if known is not None and known[start:stop].shape == rows.shape:
-        rows &= known[start:stop]
+    samples = min(map(len, found))
+    rows = _counted(probes, found[0][:samples].shape[:-1])
+    if goal.counted is not None and goal.counted[:samples].shape == rows.shape:
+        rows &= goal.counted[:samples]
+    tally = Tally()
+    size = max(_SCORES // max(found[0][0].size, 1), 1)
+    for start in range(0, samples, size):
+        part = slice(start, min(start + size, samples))
+        scores = (x[part][rows[part]].astype(np.float64) for x in found)
+        tally += replace(_count(*scores), samples=part.stop - start)
+    return tally if goal.base is not None else replace(tally, agreed=None)
+
+
+def _count(tuned: np.ndarray, reference: np.ndarray, base: np.ndarray, new: np.ndarray) -> Tally:
+    """Return the sums over some predictions, logits (N, classes) each."""
     # without a base, the reference stands in for it and cancels out: p = softmax(A_ft)
-    log_p = _log_softmax((reference + tuned - base)[rows])
-    agreed = float((log_p.argmax(-1) == tuned[rows].argmax(-1)).sum())
+    log_p = _log_softmax(reference + tuned - base)
     return Tally(
-        _divergence(log_p, reference[rows]),
-        _divergence(log_p, new[rows]),
-        None if goal.base is None else agreed,
-        stop - start,
-        len(log_p),
+        _divergence(log_p, reference),
+        _divergence(log_p, new),
+        float((log_p.argmax(-1) == tuned.argmax(-1)).sum()),
+        scored=len(log_p),
     )
 
 
@@ -236,11 +250,11 @@ def class_scores(session: Session, values: np.ndarray) -> np.ndarray | None:
     return scores
 
 
-def _counted(probes: Arrays, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+def _counted(probes: Arrays, shape: tuple[int, ...]) -> np.ndarray:
     """Return which predictions count: those that no mask hides."""
     rows = np.ones(shape, bool)
     for name, array in probes.items():
-        part = array[start:stop]
+        part = array[: shape[0]]
         if "mask" in name.lower() and part.shape == shape:
             rows &= part != 0
     return rows

@@ -7,7 +7,7 @@ import pytest
 from runtime.runtime_models import linear
 
 from graphrebase.runtime import Session
-from graphrebase.runtime.verdict import Goal, Verdict, conclude, judged, measure
+from graphrebase.runtime.verdict import Goal, Tally, Verdict, ask, compare, conclude, judged
 
 RNG = np.random.default_rng(0)
 BASE, TARGET = RNG.standard_normal((2, 4, 5))
@@ -19,15 +19,25 @@ def opened(weight: np.ndarray, **options: str) -> Session:
     return Session(linear(weight, **options))
 
 
+def measured(
+    tuned: Session,
+    target: Session,
+    base: Session | None,
+    new: Session,
+    probes: dict[str, np.ndarray] = X,
+) -> Tally:
+    said = (None if model is None else ask(model, probes) for model in (tuned, target, base))
+    finetuned, reference, old = said
+    assert finetuned is not None and reference is not None
+    return compare(Goal(finetuned, reference, old), ask(new, probes), probes)
+
+
 def verdict(
     weight: np.ndarray, tuned: np.ndarray = TUNED, output: str = "logits", new_head: bool = False
 ) -> Verdict:
-    goal = Goal(
-        opened(tuned, output=output),
-        opened(TARGET, output=output),
-        None if new_head else opened(BASE, output=output),
-    )
-    return conclude(measure(goal, opened(weight, output=output), X))
+    base = None if new_head else opened(BASE, output=output)
+    models = (opened(w, output=output) for w in (tuned, TARGET))
+    return conclude(measured(*models, base, opened(weight, output=output)))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -48,9 +58,8 @@ def test_evidence_is_that_of_the_definition() -> None:
 
 
 def test_law_tallies_of_parts_add_up() -> None:
-    goal = Goal(opened(TUNED), opened(TARGET), opened(BASE))
-    new = opened(TARGET + 0.3 * (TUNED - BASE))
-    whole, one, two = (measure(goal, new, {"x": X["x"][part]}) for part in (
+    models = [opened(w) for w in (TUNED, TARGET, BASE, TARGET + 0.3 * (TUNED - BASE))]
+    whole, one, two = (measured(*models, {"x": X["x"][part]}) for part in (
         slice(0, 40), slice(0, 25), slice(25, 40)))  # fmt: skip
     total = one + two
     assert (total.samples, total.scored, total.agreed) == (40, 40, whole.agreed)
@@ -84,8 +93,7 @@ def test_levels(score: float, name: str) -> None:
 def test_loss_may_recover_without_accuracy() -> None:
     other = BASE + 0.05 * (TUNED - BASE)
     loud = 20 * TARGET  # B's own opinion outweighs what fine-tuning adds
-    goal = Goal(opened(other), opened(loud), opened(BASE))
-    found = conclude(measure(goal, opened(loud + other - BASE), X))
+    found = conclude(measured(*(opened(w) for w in (other, loud, BASE, loud + other - BASE))))
     assert found.evidence == pytest.approx(1, abs=1e-4)
     assert found.loss_only
     assert not verdict(TARGET + TUNED - BASE, tuned=BASE + 20 * (TUNED - BASE)).loss_only
@@ -111,17 +119,25 @@ def test_masked_positions_do_not_count() -> None:
         weights = {"w": weight.astype(np.float32)}
         return Session(model(nodes, inputs, outputs, weights).SerializeToString())
 
-    goal = Goal(tokens(TUNED), tokens(TARGET), tokens(BASE))
+    models = [tokens(w) for w in (TUNED, TARGET, BASE, TARGET + 0.3 * (TUNED - BASE))]
     probes = {"x": X["x"].reshape(8, 5, 4), "attention_mask": np.ones((8, 5), np.int64)}
-    new = tokens(TARGET + 0.3 * (TUNED - BASE))
-    whole = measure(goal, new, probes)
+    whole = measured(*models, probes)
     assert whole.scored == 40 and whole.evidence == pytest.approx(
         verdict(TARGET + 0.3 * (TUNED - BASE)).evidence, abs=1e-6
     )
     probes["attention_mask"][:, 3:] = 0
-    part = measure(goal, new, probes)
+    part = measured(*models, probes)
     assert part.scored == 24
     assert part.evidence != pytest.approx(whole.evidence, abs=1e-6)
+
+
+def test_of_many_scores_the_first_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [opened(w) for w in (TUNED, TARGET, BASE, TARGET + 0.3 * (TUNED - BASE))]
+    first = measured(*models, {"x": X["x"][:8]})
+    monkeypatch.setattr("graphrebase.runtime.verdict.MOST_SCORES", 40)
+    found = measured(*models)
+    assert (found.samples, found.scored) == (8, 8)
+    assert found.evidence == pytest.approx(first.evidence)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +155,7 @@ def test_what_says_nothing_is_unverified(weight: np.ndarray, output: str, fault:
 
 def test_a_regression_and_an_idle_finetuning_are_unverified() -> None:
     one = [opened(w[:, :1]) for w in (TUNED, TARGET, BASE)]
-    single = conclude(measure(Goal(*one), one[1], X))
+    single = conclude(measured(*one, one[1]))
     assert (single.verdict, single.evidence) == ("unverified", None)
     idle = verdict(TARGET, tuned=BASE)
     assert idle.evidence is None and "changes nothing" in idle.reason
