@@ -5,7 +5,7 @@
 
 writes a folder per pair with v1, v1_ft, v2, v2_ft (and v2_lineage, v2_lineage_ft) as ONNX,
 data.npz, probes.npz, keep.npz and figures.json, and DIR/README.md. What exists is kept. `full`
-trains longer; `large` trains models of 10 to 15 M parameters, three times as wide and twice as
+trains longer; `large` trains models of 10 to 14 M parameters, three times as wide and twice as
 deep, which wants a GPU.
 """
 

@@ -55,7 +55,7 @@ class Profile:
 PROFILES = {
     "quick": Profile(1.0),
     "full": Profile(4.0),
-    "large": Profile(3.0, batch=4, width=3, depth=2),
+    "large": Profile(2.0, batch=4, width=3, depth=2),
 }
 FIGURES = "figures.json"
 TEXT_CACHE = ".texts"
