@@ -87,7 +87,7 @@ def _compared(prepared: Prepared, output: Path | None) -> Prepared:
     if probing.spare:
         tried = {method: trials.own.candidate, **_control(prepared)}
         found = _judge(prepared.case, tried, probing.spare, output)
-        if not found[method].fault:
+        if found[method].evidence is not None:
             own, control = (found[n].lost / found[n].scored for n in (method, CONTROL))
             by = f"{found[method].samples} generated probes left out of both"
     prepared = replace(prepared, head=replace(head, by=by))

@@ -30,6 +30,7 @@ _SCORES = 1 << 22
 """Scores of one run, at most, where it does not become less than a sample."""
 MOST_SCORES = 1 << 26
 """Scores of one model that are kept: of a vocabulary of 50 000, those of 1300 tokens."""
+_NO_SCORES = "the models' outputs are not class scores"
 _NOT_SCORES = ("embed", "hidden", "pool", "feature")
 Arrays = Mapping[str, np.ndarray]
 
@@ -109,6 +110,7 @@ class Tally:
         samples: probes.
         scored: predictions.
         fault: why nothing can be measured; empty if all is well.
+        bounded: whether all outputs so far lie between 0 and 1, as those of a sigmoid do.
     """
 
     start: float = 0.0
@@ -117,6 +119,7 @@ class Tally:
     samples: int = 0
     scored: int = 0
     fault: str = ""
+    bounded: bool = True
 
     def __add__(self, other: Tally) -> Tally:
         """Return the sums over both sets of probes."""
@@ -130,12 +133,13 @@ class Tally:
             self.samples + other.samples,
             self.scored + other.scored,
             self.fault or other.fault,
+            self.bounded and other.bounded,
         )
 
     @property
     def evidence(self) -> float | None:
         """E; None where it is not known or would say nothing."""
-        if self.fault or self.start <= NO_CHANGE * self.scored:
+        if self.fault or self.bounded or self.start <= NO_CHANGE * self.scored:
             return None
         return 1 - self.lost / self.start
 
@@ -150,6 +154,8 @@ def conclude(tally: Tally, rivals: Mapping[str, Tally] = MappingProxyType({})) -
     evidence = tally.evidence
     if evidence is None:
         nothing = "the fine-tuning changes nothing on the held-out probes"
+        if tally.scored and tally.bounded:
+            nothing = _NO_SCORES
         return unverified(tally.fault or nothing)
     agreement = None if tally.agreed is None else tally.agreed / tally.scored
     scores = {name: other.evidence for name, other in rivals.items()}
@@ -183,7 +189,7 @@ def ask(session: Session, probes: Arrays) -> Answers:
     parts = []
     for start in range(0, samples, size):
         stop = min(start + size, samples)
-        found = class_scores(session, predict(session, inputs, start, stop, size))
+        found = _scores(session, predict(session, inputs, start, stop, size))
         if found is None:
             return Answers(None)
         parts.append(found.astype(np.float32))
@@ -201,7 +207,7 @@ def compare(goal: Goal, candidate: Answers, probes: Arrays) -> Tally:
     base = goal.reference if goal.base is None else goal.base
     asked = [x.scores for x in (goal.finetuned, goal.reference, base, candidate)]
     if any(scores is None for scores in asked):
-        return Tally(fault="the models' outputs are not class scores")
+        return Tally(fault=_NO_SCORES)
     found = [scores for scores in asked if scores is not None]
     if len({scores.shape[1:] for scores in found}) > 1:
         return Tally(fault="the models' outputs have different shapes")
@@ -227,14 +233,27 @@ def _count(tuned: np.ndarray, reference: np.ndarray, base: np.ndarray, new: np.n
         _divergence(log_p, new),
         float((log_p.argmax(-1) == tuned.argmax(-1)).sum()),
         scored=len(log_p),
+        bounded=all(_are_bounded(x) for x in (tuned, reference, base, new)),
     )
 
 
 def class_scores(session: Session, values: np.ndarray) -> np.ndarray | None:
     """Return a model's output as logits, (.., classes) float64; None where it is no such thing.
 
-    Probabilities are taken to their logarithm.
+    Probabilities are taken to their logarithm. Those that do not add up to 1 are of labels that do
+    not exclude each other.
     """
+    scores = _scores(session, values)
+    return None if scores is None or _are_bounded(scores) else scores
+
+
+def _are_bounded(scores: np.ndarray) -> bool:
+    """Return whether scores are shares that do not add up, or logits that look so by chance."""
+    return bool((scores >= 0).all() and (scores <= 1).all())
+
+
+def _scores(session: Session, values: np.ndarray) -> np.ndarray | None:
+    """Return class scores, perhaps shares that do not add up; None where it is no such thing."""
     name = session.outputs[0].lower() if "logits" not in session.outputs else "logits"
     if values.dtype.kind in "biuOSU" or values.ndim not in (2, 3) or values.shape[-1] < 2:
         return None
@@ -243,9 +262,7 @@ def class_scores(session: Session, values: np.ndarray) -> np.ndarray | None:
     scores = values.astype(np.float64)
     if not np.isfinite(scores).all():
         return None
-    if scores.min() >= 0 and scores.max() <= 1:
-        if not np.allclose(scores.sum(-1), 1, atol=1e-3):
-            return None
+    if _are_bounded(scores) and np.allclose(scores.sum(-1), 1, atol=1e-3):
         return np.log(np.maximum(scores, 1e-30))
     return scores
 

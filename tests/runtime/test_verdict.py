@@ -153,6 +153,19 @@ def test_what_says_nothing_is_unverified(weight: np.ndarray, output: str, fault:
     assert fault in found.reason
 
 
+def test_logits_between_0_and_1_by_chance_are_no_shares() -> None:
+    """Batches are small: only what lies there on all probes is taken for a sigmoid's."""
+    weights = np.array([[0.2, 0.4, 0.3], [0.5, 0.1, 0.2], [0.3, 0.3, 0.1], [0.1, 0.2, 0.6]])
+    base, tuned, target = (opened(weights + c) for c in (0.0, 0.05 * np.eye(4, 3), 0.02))
+    small = {"x": np.full((16, 4), 0.5, np.float32)}
+    small["x"][:, 1] = np.linspace(0, 1, 16)
+    found = conclude(measured(tuned, target, base, tuned, small))
+    assert found.reason.endswith("not class scores")
+    both = {"x": np.concatenate([small["x"], 3 * small["x"]])}
+    found = conclude(measured(tuned, target, base, tuned, both))
+    assert found.evidence is not None and found.evidence > 0.9
+
+
 def test_a_regression_and_an_idle_finetuning_are_unverified() -> None:
     one = [opened(w[:, :1]) for w in (TUNED, TARGET, BASE)]
     single = conclude(measured(*one, one[1]))
