@@ -117,14 +117,14 @@ def _fit_if_possible(case: Case, choice: Choice) -> Task | Choice:
     Probes that the user gave were checked before: what fails here is for the models.
     """
     try:
-        choice = _fit_if_it_runs(case, choice)
-        if choice.method == "fit":
-            task = _fit_on_probes(case, choice)
+        tried = _fit_if_it_runs(case, choice)
+        if tried.method == "fit":
+            task = _fit_on_probes(case, tried)
             if not is_permuted(task.alignment):
                 return task
     except (UsageError, InputError, MismatchError, VerificationError) as error:
-        choice = replace(choice, why=f"{choice.why}; fit was not possible: {error.message}")
-    return replace(choice, method="anchored")
+        tried = replace(choice, why=f"{choice.why}; fit was not possible: {error.message}")
+    return replace(tried, method="anchored")
 
 
 def _aligned(case: Case, choice: Choice) -> Task:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,11 +66,12 @@ def sample(
     start = _cut(start, slice(count), slice(length) if growing else slice(None))
     note(f"{count} sequences of {length} tokens from the model itself")
     rows = batch or max(1, LOGITS // (length * vocabulary))
+    own = rng.spawn(count)  # a sequence does not depend on how many are drawn together
     found = [
-        _draw_forward(session, tokens, part, vocabulary, rng, growing=growing)
+        _draw_forward(session, tokens, part, vocabulary, own[i : i + rows], growing=growing)
         if causal
-        else _redraw(session, tokens, part, vocabulary, rng)
-        for part in (_cut(start, slice(i, i + rows)) for i in range(0, count, rows))
+        else _redraw(session, tokens, part, vocabulary, own[i : i + rows])
+        for i, part in ((i, _cut(start, slice(i, i + rows))) for i in range(0, count, rows))
     ]
     return {
         name: np.concatenate([part[name] for part in found]) if array.ndim else array
@@ -110,7 +112,7 @@ def _draw_forward(
     tokens: str,
     inputs: Arrays,
     vocabulary: int,
-    rng: np.random.Generator,
+    own: Sequence[np.random.Generator],
     *,
     growing: bool,
 ) -> Arrays:
@@ -118,23 +120,29 @@ def _draw_forward(
     for place in range(1, inputs[tokens].shape[1]):
         seen = _cut(inputs, slice(None), slice(place)) if growing else inputs
         logits = logits_of(session, seen)[:, place - 1, :vocabulary]
-        inputs[tokens][:, place] = draw(logits, rng)
+        inputs[tokens][:, place] = [draw(*pair) for pair in zip(logits, own, strict=True)]
     return inputs
 
 
 def _redraw(
-    session: Session, tokens: str, inputs: Arrays, vocabulary: int, rng: np.random.Generator
+    session: Session,
+    tokens: str,
+    inputs: Arrays,
+    vocabulary: int,
+    own: Sequence[np.random.Generator],
 ) -> Arrays:
     """Draw a share of the tokens again and again, each time from random ones in their place."""
     ids = inputs[tokens]
     for _ in range(SWEEPS):
-        places = rng.random(ids.shape) < REDRAWN
-        ids[places] = rng.integers(0, vocabulary, int(places.sum()))
+        places = [np.flatnonzero(rng.random(ids.shape[1:]) < REDRAWN) for rng in own]
+        for row, where, rng in zip(ids, places, own, strict=True):
+            row[where] = rng.integers(0, vocabulary, len(where))
         logits = logits_of(session, inputs)[..., :vocabulary]
-        ids[places] = draw(logits[places], rng)
+        for row, scores, where, rng in zip(ids, logits, places, own, strict=True):
+            row[where] = draw(scores[where], rng)
     return inputs
 
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one index per row, drawn from its softmax (Gumbel trick)."""
+    """Return one index per row (.., V) of logits, drawn from its softmax (Gumbel trick)."""
     return np.asarray(np.argmax(logits + rng.gumbel(size=logits.shape), axis=-1))

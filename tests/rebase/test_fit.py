@@ -18,6 +18,7 @@ from graphrebase.rebase import Settings, align_models, rebase
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.runs import Runs
 from graphrebase.runtime import Session
+from graphrebase.runtime.batches import predict
 from graphrebase.runtime.probes import generate
 from graphrebase.structure import find_structure
 
@@ -131,6 +132,30 @@ def test_a_model_of_one_sample_at_a_time_is_run_in_that() -> None:
 
 def _weights(runs: Runs, *, kept: bool, last: bool) -> np.ndarray:
     return np.concatenate([w["residual.0"] for w in runs.weights(kept=kept, last=last)])
+
+
+def test_exports_of_other_batches_are_fitted_alike(tmp_path: Path) -> None:
+    """Few sequences, so that others are generated beside them: the same, drawn one by one."""
+    base = zoo_model("gpt2-ts17-eager").path
+    edit_weights(base, tmp_path / "free.tuned.onnx", noise(0.1, 2))
+    edit_weights(base, tmp_path / "free.target.onnx", noise(5.0, 3))
+    (tmp_path / "free.base.onnx").write_bytes(base.read_bytes())
+    held = probes_for(base, tmp_path / "probes.npz", 5, 0)
+    given = tmp_path / "probes.npz"
+    found = []
+    for kind in ("free", "single"):
+        paths = [tmp_path / f"{kind}.{n}.onnx" for n in ("base", "tuned", "target")]
+        for path in paths if kind == "single" else ():
+            proto = onnx.load(path.with_name(path.name.replace("single", "free")))
+            for value in proto.graph.input:
+                value.type.tensor_type.shape.dim[0].dim_value = 1
+            onnx.save(proto, path)
+        settings = Settings(method="fit", probes=given, keep_data=given)
+        output = tmp_path / f"{kind}.onnx"
+        rebase(*paths, output, settings)
+        session = Session(output)
+        found.append(predict(session, {n: held[n] for n in session.inputs}, 0, 5, 5))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3 * np.abs(found[0]).max())
 
 
 def test_padding_and_unread_tokens_weigh_less(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def test_a_batch_that_is_baked_in_gives_as_many(batch: int, tmp_path: Path) -> N
     ids = drawn(tmp_path, seconds=60, batch=batch)
     assert len(ids) % batch == 0 and len(ids) // batch == -(-SEQUENCES // batch)
     assert ((ids[:, 1:] - ids[:, :-1]) % VOCABULARY == 1).all()
+    if batch == 1:  # a sequence does not depend on those drawn with it
+        np.testing.assert_array_equal(ids, drawn(tmp_path, seconds=60))
 
 
 def test_without_time_sequences_are_few_and_short(tmp_path: Path) -> None:
