@@ -9,16 +9,13 @@ Run with OMP_NUM_THREADS=1. Other models: python tools/bench_inspect.py .zoo/ber
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from command_cost import apart, command
 
 from graphrebase.graph import build_graph, infer_shapes
 from graphrebase.io import read_model
@@ -29,26 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 #: CPU seconds that `inspect` may take on the two models of ``inspect_models``.
 BUDGETS = (2.0, 6.0)
 MEMORY_BUDGET = 1024  # MiB
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one command took: user and system CPU seconds, and its peak resident memory in MiB."""
-
-    seconds: float
-    mebibytes: float
-
-
-def command(path: Path) -> Cost:
-    """Return what `graphrebase inspect PATH --json` takes as a process of its own."""
-    start = "from graphrebase.cli import main; main()"
-    call = [sys.executable, "-c", start, "inspect", str(path), "--json"]
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"inspect {path} ended with exit code {process.returncode}")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def cpu(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
@@ -73,14 +50,12 @@ def main() -> None:
     if not models:
         from inspect_models import build
 
-        # In a process of its own: a command's peak begins with what its parent held at the fork.
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            models = pool.submit(build, arguments.folder).result()
+        models = apart(build, arguments.folder)
         budgets = list(BUDGETS)
     print(f"{'`graphrebase inspect`':40}{'CPU s':>8}{'budget':>8}{'MiB':>8}{'budget':>8}")
     kept = True
     for path, budget in zip(models, budgets, strict=True):
-        costs = [command(path) for _ in range(arguments.repeats)]
+        costs = [command(["inspect", str(path), "--json"]) for _ in range(arguments.repeats)]
         seconds, memory = min(c.seconds for c in costs), max(c.mebibytes for c in costs)
         limit = "" if budget is None else f"{budget:.1f}"
         print(f"{path.name:40}{seconds:8.2f}{limit:>8}{memory:8.0f}{MEMORY_BUDGET:8}")

@@ -7,10 +7,6 @@ sparse file. Analysis never reads them, so neither disk nor memory need hold 27 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from quiet_export import quiet
 
 #: Dimensions of the narrow decoder, and those of 7 B that replace them. No other number in the
 #: graph is one of the former.
@@ -70,14 +67,7 @@ def _export(model: Any, path: Path, chosen: Callable[[Any], Any]) -> None:
 
     ids = torch.ones((2, 5), dtype=torch.int64)
     names = ["input_ids", "attention_mask"]
-    logging.disable(logging.ERROR)
-    with (
-        torch.no_grad(),
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
+    with quiet():
         torch.onnx.export(
             Chosen(), (ids, ids), str(path), input_names=names, output_names=["output"],
             opset_version=17, dynamo=False,

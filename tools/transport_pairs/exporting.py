@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from quiet_export import quiet
 
 from transport_pairs.models import Model
 
@@ -40,18 +37,6 @@ def export(model: Model, path: Path, exporter: str = "ts17") -> None:
         options |= {"dynamic_shapes": shapes}
     net: Any = model.net
     net.set_attn_implementation("eager")
-    with _quiet(), torch.no_grad():
+    with quiet():
         torch.onnx.export(model, tuple(sample), str(path), **options)
     net.set_attn_implementation("sdpa")
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

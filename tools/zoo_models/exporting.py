@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from quiet_export import quiet
 
 from zoo_models.entry import EXPORTERS
 from zoo_models.families import FAMILIES
@@ -30,27 +26,6 @@ def dynamic_axes(family: str, exporter: str) -> dict[str, dict[int, str]]:
         }
         for name in known.inputs
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters and keep encoder layers off the fast path they cannot trace."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            torch.no_grad(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 def _dynamic_shapes(module: Zoo, axes: dict[str, dict[int, str]]) -> tuple[Any, ...]:
@@ -79,7 +54,7 @@ def export(module: Zoo, path: Path, exporter: str = "ts17", attention: str = "ea
         "output_names": list(known.outputs),
         "opset_version": opset,
     }
-    with _quiet():
+    with quiet():
         module.set_attention(attention)
         if exporter.startswith("ts"):
             options |= {"dynamo": False, "dynamic_axes": axes}
