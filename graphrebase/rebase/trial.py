@@ -14,8 +14,7 @@ from graphrebase.progress import Progress, silent
 from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
-from graphrebase.runtime import Session
-from graphrebase.runtime.flags import flags_off
+from graphrebase.runtime import Session, whole
 from graphrebase.runtime.verdict import Answers, Goal, Tally, ask, compare
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
@@ -73,7 +72,7 @@ class Candidate:
     def running(self, beside: Path | None = None) -> Iterator[Session]:
         """Open a session of the result; arguments as `written`."""
         with self.written(beside) as path:
-            yield _opened(path)
+            yield whole(path)
 
     @contextmanager
     def written(self, beside: Path | None = None) -> Iterator[Path]:
@@ -119,14 +118,6 @@ def judge(
     return found
 
 
-def _opened(path: Path) -> Session:
-    """Return a session of a file; the weights of one that holds them inside exist once.
-
-    (Reading them in place needs aligned payloads, or each becomes a copy beside the session's own.)
-    """
-    return flags_off(Session(path))
-
-
 def goal_of(
     candidate: Candidate,
     probes: Arrays,
@@ -147,12 +138,12 @@ def goal_of(
     """
     vector = candidate.vector
     known = None if vocabularies is None else vocabularies.to_new(probes)[1]
-    finetuned = answers(_opened(vector.finetuned.model.path), probes, vocabularies, new=False)
+    finetuned = answers(whole(vector.finetuned.model.path), probes, vocabularies, new=False)
     if candidate.new_head:
         with candidate.untouched().running(beside) as untouched:
             return Goal(finetuned, answers(untouched, probes, vocabularies), counted=known)
-    reference = answers(_opened(vector.target.model.path), probes, vocabularies)
-    base = answers(_opened(vector.base.model.path), probes, vocabularies, new=False)
+    reference = answers(whole(vector.target.model.path), probes, vocabularies)
+    base = answers(whole(vector.base.model.path), probes, vocabularies, new=False)
     return Goal(finetuned, reference, base, known)
 
 

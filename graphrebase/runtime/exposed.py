@@ -7,6 +7,7 @@ large model needs one block's memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -100,9 +101,12 @@ def exposed(
     return flags_off(Session(part.SerializeToString(), weights=shared))
 
 
-def whole(model: Model) -> Session:
-    """Return a session of a model, its switches off."""
-    return exposed(model, [output.name for output in model.proto.graph.output])
+def whole(path: Path) -> Session:
+    """Return a session of a model file, its switches off.
+
+    Weights in files of their own are mapped, not copied.
+    """
+    return flags_off(Session(path))
 
 
 def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
