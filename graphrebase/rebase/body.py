@@ -87,16 +87,25 @@ def _check_layers(structure: Structure) -> None:
     where, hint = str(structure.model.path), "use --method transfusion"
     for block in structure.blocks:
         if isinstance(block, Mlp) and block.experts > 1:
-            reason = f"{block.down.node} is one of {block.experts} experts: orders only"
+            reason = (
+                f"MLPs are mixtures of {block.experts} experts, which only permutations line up "
+                f"({block.down.node})"
+            )
             raise MismatchError(reason, where=where, hint=hint)
         if isinstance(block, Attention) and _has_own_form(block):
-            reason = f"{block.match.node} is not plain attention on a stream: orders only"
+            reason = (
+                f"{block.match.node} is not plain attention on a stream, and only permutations "
+                "line it up"
+            )
             raise MismatchError(reason, where=where, hint=hint)
     owners: dict[str, int] = {}
     for number, block in enumerate(structure.blocks):
         linear = block.output.linear if isinstance(block, Attention) else block.down
         if owners.setdefault(linear.weight.tensor, number) != number:
-            reason = "layers share their weights (ALBERT), so they need one basis: orders only"
+            reason = (
+                "layers share their weights (as in ALBERT) and so need one basis for all, which "
+                "only permutations have"
+            )
             raise MismatchError(reason, where=where, hint=hint)
 
 

@@ -117,6 +117,11 @@ def _fit_if_possible(case: Case, choice: Choice) -> Task | Choice:
     Probes that the user gave were checked before: what fails here is for the models.
     """
     try:
+        build_body(case.structures["base"], case.structures["target"], residual=case.residual)
+    except MismatchError as error:
+        why = f"{choice.why}; neither fit nor anchored is possible: {error.message}"
+        return replace(choice, method="transfusion", why=why)
+    try:
         tried = _fit_if_it_runs(case, choice)
         if tried.method == "fit":
             task = _fit_on_probes(case, tried)

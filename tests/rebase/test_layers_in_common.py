@@ -32,6 +32,7 @@ def test_auto_takes_orders_instead(tmp_path: Path) -> None:
     models = (base, tmp_path / "tuned.onnx", tmp_path / "target.onnx")
     result = rebase(*models, tmp_path / "out.onnx", Settings())
     assert result.method in ("transfusion", "naive") and result.output is not None
+    assert "neither fit nor anchored is possible: layers share their weights" in result.why
 
 
 @pytest.mark.parametrize(("family", "made"), [("albert", 0), ("mixtral", 0), ("llama", 1)])
