@@ -53,8 +53,8 @@ def check_given(
         for name, translated in (("finetuned", old), ("target", new)):
             graph = structures[name].graph
             check_rows(translated, graph, model=_CALLED[name], where=where)
-            if name in sessions:
-                feed = _completed(sessions[name], translated, where)
+            feed = _completed(sessions.get(name), translated, where, own=name == owner)
+            if name in sessions and feed is not None:
                 check_running(sessions[name], graph, feed, model=_CALLED[name], where=where)
 
 
@@ -69,8 +69,13 @@ def _sessions(structures: Mapping[str, Structure]) -> dict[str, Session]:
     return found
 
 
-def _completed(session: Session, arrays: Arrays, where: str) -> Arrays:
+def _completed(session: Session | None, arrays: Arrays, where: str, *, own: bool) -> Arrays | None:
+    """Return all inputs; None where a model has others than the one that the arrays are for."""
+    if session is None:
+        return None
     try:
         return complete(session, arrays)
     except InputError as error:
+        if not own:
+            return None
         raise InputError(error.message, where=where, hint=error.hint) from error

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graphrebase.errors import InputError, MismatchError
-from graphrebase.runtime import InputSpec, Session, cast_inputs, synthetic_inputs
-from graphrebase.runtime.batches import batch_of
+from graphrebase.runtime import Session, cast_inputs, synthetic_inputs
+from graphrebase.runtime.batches import batch_of, taken
+from graphrebase.runtime.synthetic import is_made_up
 from graphrebase.runtime.vocabulary import Vocabularies
 
 Arrays = Mapping[str, np.ndarray]
@@ -62,8 +63,7 @@ def common_batch(runs: Sequence[tuple[Session, Arrays]]) -> int | None:
 
 def affordable_batch(session: Session, data: Arrays, most: int) -> int:
     """Return the samples of a run: fewer where a sample's streams are large."""
-    sample = {name: array[:1] for name, array in data.items()}
-    streams = session.run(fitting_inputs(session, sample))
+    streams = session.run(fitting_inputs(session, taken(data, slice(1))))
     largest = max(array.size for array in streams.values())
     return int(np.clip(ELEMENTS // largest, 1, most))
 
@@ -73,19 +73,17 @@ def fitting_inputs(session: Session, inputs: Arrays) -> dict[str, np.ndarray]:
     return {name: inputs[name] for name in session.inputs if name in inputs}
 
 
-def _cannot_be_made_up(spec: InputSpec) -> bool:
-    return spec.dtype.kind not in "iub" or spec.name == "input_ids"
-
-
 def _for_all(made: np.ndarray, samples: int) -> np.ndarray:
     """Return an array for every sample, where an export has another number of them baked in."""
-    return made if len(made) == samples else np.repeat(made[:1], samples, axis=0)
+    if made.ndim == 0 or len(made) == samples:
+        return made
+    return np.repeat(made[:1], samples, axis=0)
 
 
 def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
     """Return probes in the model's types, with masks, positions and token types filled in.
 
-    Caches of past tokens are empty.
+    Caches of past tokens are empty, inputs that count tokens count those given.
 
     Raises:
         InputError: the samples disagree, or an input that cannot be made up is missing.
@@ -105,7 +103,7 @@ def complete(session: Session, arrays: Arrays) -> dict[str, np.ndarray]:
     if missing:
         length = max(lengths, default=1)
         made = synthetic_inputs(session, batch=samples, length=length, seed=0, cache="empty")
-        odd = [n for n in missing if made[n].size and _cannot_be_made_up(session.inputs[n])]
+        odd = [n for n in missing if made[n].size and not is_made_up(session, n)]
         if odd:
             raise InputError(
                 f"the probes lack the input '{odd[0]}'", hint="add an array of this name"

@@ -23,6 +23,7 @@ from graphrebase.rebase.reader import Reader
 from graphrebase.rebase.runs import Runs
 from graphrebase.rebase.watched import Watched
 from graphrebase.runtime import Session, generate, probe_kind, table_limit, whole
+from graphrebase.runtime.batches import taken
 from graphrebase.runtime.head_probes import generate_for_head, head_probe_kind
 from graphrebase.runtime.probes import SECONDS
 from graphrebase.runtime.vocabulary import Vocabularies
@@ -266,7 +267,7 @@ def _halved(arrays: Arrays, share: float, seed: int) -> tuple[Arrays, Arrays]:
     order = np.random.default_rng(seed).permutation(samples(arrays))
     cut = round(share * len(order))
     parts = np.sort(order[cut:]), np.sort(order[:cut])
-    first, second = ({n: array[rows] for n, array in arrays.items()} for rows in parts)
+    first, second = (taken(arrays, rows) for rows in parts)
     return first, second
 
 

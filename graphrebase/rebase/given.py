@@ -11,6 +11,7 @@ import numpy as np
 
 from graphrebase.errors import InputError
 from graphrebase.runtime import load_npz, split_labels
+from graphrebase.runtime.batches import sample_count, taken
 from graphrebase.runtime.text_probes import SEQUENCES
 
 HELD_OUT = 0.2
@@ -61,19 +62,19 @@ class Given:
             return self.probes
         rest = np.ones(samples(self.probes), bool)
         rest[self.folds[fold]] = False
-        return {name: array[rest] for name, array in self.probes.items()}
+        return taken(self.probes, rest)
 
     def held_out(self, fold: int = 0) -> Arrays | None:
         """Return the probes of a fold; None where there are no folds."""
         if self.probes is None or not self.folds:
             return None
-        return {name: array[self.folds[fold]] for name, array in self.probes.items()}
+        return taken(self.probes, self.folds[fold])
 
     def unseen(self) -> Arrays | None:
         """Return probes to judge a result that was fitted on none; None if too few."""
         if self.probes is None or samples(self.probes) < self.least:
             return None
-        return {name: array[:MOST] for name, array in self.probes.items()}
+        return taken(self.probes, slice(MOST))
 
 
 def read_given(
@@ -125,7 +126,7 @@ def least_probes(held: int) -> int:
 
 def _unlabelled(path: Path) -> Arrays:
     arrays = split_labels(load_npz(path))[0]
-    sizes = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    sizes = {name: len(array) for name, array in arrays.items() if array.ndim}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         listed = ", ".join(f"'{name}' has {size}" for name, size in sizes.items())
         raise InputError(
@@ -142,14 +143,13 @@ def _distinct(arrays: Arrays) -> Arrays:
     for row in range(samples(arrays)):
         content = hashlib.sha256()
         for array in arrays.values():
-            content.update(array[row].tobytes())
+            content.update(array[row].tobytes() if array.ndim else b"")
         seen.setdefault(content.digest(), row)
     if len(seen) == samples(arrays):
         return arrays
-    rows = list(seen.values())
-    return {name: array[rows] for name, array in arrays.items()}
+    return taken(arrays, np.array(list(seen.values())))
 
 
 def samples(arrays: Arrays) -> int:
     """Return the number of samples, 0 of no arrays."""
-    return min((len(array) for array in arrays.values()), default=0)
+    return sample_count(arrays)

@@ -18,7 +18,7 @@ from graphrebase.rebase.folded import FittedMove, FoldedMove
 from graphrebase.rebase.plan import CARRIED, Heads, replacements
 from graphrebase.rebase.trial import Candidate
 from graphrebase.runtime import exposed
-from graphrebase.runtime.batches import outputs
+from graphrebase.runtime.batches import outputs, sample_count
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Role, Structure
 
@@ -161,7 +161,7 @@ def refit_heads(
             solved[f"{head.last}.bias"] = fit.head.bias
     known = Heads({}) if vector.heads is None else vector.heads
     vector = replace(vector, heads=replace(known, refitted=solved))
-    samples = min(len(array) for array in probes.values())
+    samples = sample_count(probes)
     return Refitted(replace(candidate, vector=vector), samples, fits)
 
 

@@ -29,6 +29,7 @@ from graphrebase.rebase.feeds import (
 )
 from graphrebase.rebase.places import head_token, layer_places, place
 from graphrebase.runtime import exposed, whole
+from graphrebase.runtime.batches import sample_count, taken
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
 
@@ -171,7 +172,7 @@ class Runs:
         layout, read = self._layouts[False][point], next(self.read_rows(point, kept=False))
         if self._partial and not layout.sequence_first:  # logits over a vocabulary take memory
             valid = int(read[rows].max()) // layout.tokens + 1
-            part = {name: array[:valid] for name, array in part.items()}
+            part = taken(part, slice(valid))
             read = read[read < valid * layout.tokens]
         inputs = complete(session, part)
         name = "logits" if "logits" in session.outputs else session.outputs[0]
@@ -226,7 +227,7 @@ class Runs:
         return {kept: -(-self._count(kept) // self._batch) for kept in self._data}
 
     def _count(self, kept: bool) -> int:
-        return min((len(array) for array in self._data[kept]["target"].values()), default=0)
+        return sample_count(self._data[kept]["target"])
 
     def _batches(
         self, kept: bool, model: Role = "target"
@@ -238,7 +239,7 @@ class Runs:
             valid = len(rows)
             if valid < self._batch and not self._partial:
                 rows = np.concatenate([rows, np.repeat(rows[-1:], self._batch - valid)])
-            yield {name: array[rows] for name, array in data.items()}, valid
+            yield taken(data, rows), valid
 
     def _find_layouts(self, kept: bool) -> dict[str, Layout]:
         """Return how tokens lie in the stream at every point, the same in all three models."""

@@ -15,6 +15,7 @@ from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
 from graphrebase.runtime import Session, whole
+from graphrebase.runtime.counts import token_counts
 from graphrebase.runtime.verdict import Answers, Goal, Tally, ask, compare
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
@@ -72,7 +73,7 @@ class Candidate:
     def running(self, beside: Path | None = None) -> Iterator[Session]:
         """Open a session of the result; arguments as `written`."""
         with self.written(beside) as path:
-            yield whole(path)
+            yield _opened(self.holder, path)
 
     @contextmanager
     def written(self, beside: Path | None = None) -> Iterator[Path]:
@@ -118,6 +119,13 @@ def judge(
     return found
 
 
+def _opened(structure: Structure, path: Path | None = None) -> Session:
+    """Return a session of a model, or of a file with the same graph."""
+    session = whole(path or structure.model.path)
+    session.counts = token_counts(structure.graph)
+    return session
+
+
 def goal_of(
     candidate: Candidate,
     probes: Arrays,
@@ -138,12 +146,12 @@ def goal_of(
     """
     vector = candidate.vector
     known = None if vocabularies is None else vocabularies.to_new(probes)[1]
-    finetuned = answers(whole(vector.finetuned.model.path), probes, vocabularies, new=False)
+    finetuned = answers(_opened(vector.finetuned), probes, vocabularies, new=False)
     if candidate.new_head:
         with candidate.untouched().running(beside) as untouched:
             return Goal(finetuned, answers(untouched, probes, vocabularies), counted=known)
-    reference = answers(whole(vector.target.model.path), probes, vocabularies)
-    base = answers(whole(vector.base.model.path), probes, vocabularies, new=False)
+    reference = answers(_opened(vector.target), probes, vocabularies)
+    base = answers(_opened(vector.base), probes, vocabularies, new=False)
     return Goal(finetuned, reference, base, known)
 
 

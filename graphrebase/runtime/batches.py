@@ -163,6 +163,11 @@ def sample_count(arrays: Arrays) -> int:
     return min((len(array) for array in arrays.values() if array.ndim), default=0)
 
 
+def taken(arrays: Arrays, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
+    """Return some samples; scalars hold for all."""
+    return {name: array[rows] if array.ndim else array for name, array in arrays.items()}
+
+
 def _rows(arrays: Arrays, start: int, stop: int, size: int) -> dict[str, np.ndarray]:
     """Return samples start..stop, the last one repeated to fill up to ``size``."""
     return {n: repeated(x[start:stop], size) if x.ndim else x for n, x in arrays.items()}

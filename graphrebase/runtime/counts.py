@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 
 from graphrebase.graph import Graph
 
 #: Input position of an operator and what to add to the number of all tokens, past and present.
 _READ: Mapping[str, tuple[tuple[int, int], ...]] = {"GroupQueryAttention": ((5, -1), (6, 0))}
 _PASSES = {"Cast", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+def reads_counts(graph: onnx.GraphProto) -> bool:
+    """Return whether a graph has an operator that reads such inputs."""
+    return any(node.op_type in _READ for node in graph.node)
 
 
 def token_counts(graph: Graph) -> dict[str, int]:

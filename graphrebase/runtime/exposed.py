@@ -14,8 +14,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphrebase.errors import InputError
+from graphrebase.graph import build_graph
 from graphrebase.io import Model
 from graphrebase.io.graft import needed
+from graphrebase.runtime.counts import reads_counts, token_counts
 from graphrebase.runtime.flags import flags_off
 from graphrebase.runtime.opened import opened
 from graphrebase.runtime.session import Session, declared_outside
@@ -98,7 +100,10 @@ def exposed(
             constants[name].attribute[0].t.CopyFrom(tensor)
         else:
             part.graph.initializer.append(tensor)
-    return flags_off(Session(part.SerializeToString(), weights=shared))
+    session = flags_off(Session(part.SerializeToString(), weights=shared))
+    if reads_counts(model.proto.graph):
+        session.counts = token_counts(build_graph(model))
+    return session
 
 
 def whole(path: Path) -> Session:

@@ -74,6 +74,7 @@ class Session:
         outputs: the output names, in graph order.
         widened: whether it runs as float32.
         batch: samples that every run must have, where a trial has shown that it takes no others.
+        counts: inputs that count tokens, and what to add to the number of all tokens, where known.
 
     Raises:
         UsageError: onnxruntime is not installed, or ``threads`` is below 1.
@@ -91,6 +92,7 @@ class Session:
         self._where = str(model) if isinstance(model, Path) else None
         self._weights = dict(weights or {})
         self.batch: int | None = None
+        self.counts: Mapping[str, int] = {}
         self._session, self.widened = _open_as_it_can(model, threads, self._weights)
         if self._weights and _copies_weights():
             self._weights = {}

@@ -53,8 +53,8 @@ def synthetic_inputs(
     symbols ("past_length + length") is added up. Integers: masks are ones, token types zeros,
     positions count up along the last axis, others are uniform below ``vocabulary``. Booleans are
     true, those of one element ``flag``, floats standard normal. ``cache`` is one of ``_CACHES``.
-    Each input has its own stream of random numbers, so that the order of the inputs does not
-    matter.
+    Inputs that are known to count tokens do so. Each input has its own stream of random numbers, so
+    that the order of the inputs does not matter.
 
     Raises:
         UsageError: a size or the vocabulary is below 1, or an input holds text.
@@ -76,7 +76,15 @@ def synthetic_inputs(
         made[name] = _fill(spec, shape, seed, vocabulary)
         if is_flag(spec):
             made[name][...] = flag
+    count_tokens(made, length, session.counts)
     return made
+
+
+def is_made_up(session: Session, name: str) -> bool:
+    """Return whether what is made up for an input is what is meant: a mask, a position, a count."""
+    kind = session.inputs[name].dtype.kind
+    known = kind == "b" or (kind in "iu" and _filler(name) is not _any_index)
+    return known or name in session.counts
 
 
 def table_limit(graph: Graph) -> int:
@@ -129,6 +137,7 @@ def two_sizes(session: Session, graph: Graph, seed: int) -> list[dict[str, np.nd
     Raises:
         VerificationError: the model runs with none of the sizes tried.
     """
+    session.counts = token_counts(graph)
     flags = (True, False) if any(map(is_flag, session.inputs.values())) else (True,)
     found: list[dict[str, np.ndarray]] = []
     failure: VerificationError | None = None
@@ -147,11 +156,10 @@ def _two_running(
 ) -> Iterator[dict[str, np.ndarray]]:
     vocabulary = min(_VOCABULARY, table_limit(graph))
     short, long = _lengths(length_limit(graph))
-    counts = token_counts(graph)
     runs: tuple[int, int] | None = None
     for offset, size in enumerate(((_BATCHES[0], short), (_BATCHES[1], long))):
         runs, inputs = _first_running(
-            session, _candidates(size, runs), counts,
+            session, _candidates(size, runs),
             seed=seed + offset, vocabulary=vocabulary, flag=flag,
         )  # fmt: skip
         yield inputs
@@ -160,7 +168,6 @@ def _two_running(
 def _first_running(
     session: Session,
     sizes: Iterable[tuple[int, int]],
-    counts: Mapping[str, int],
     *,
     seed: int,
     vocabulary: int,
@@ -180,7 +187,6 @@ def _first_running(
             flag=flag,
             cache=cache,
         )
-        count_tokens(inputs, length, counts)
         shapes = tuple(array.shape for array in inputs.values())
         if shapes in tried:
             continue

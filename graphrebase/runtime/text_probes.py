@@ -14,6 +14,7 @@ import numpy as np
 from graphrebase.errors import VerificationError
 from graphrebase.graph import Graph
 from graphrebase.runtime.batches import batch_of
+from graphrebase.runtime.counts import count_tokens
 from graphrebase.runtime.session import Session
 from graphrebase.runtime.signature import Arrays, Note, logits_of, sequence_length
 from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
@@ -63,7 +64,8 @@ def sample(
     count = -(-count // (batch or 1)) * (batch or 1)
     if growing:  # the cost of a sequence is about length^2 / 2 tokens
         length = int(np.clip(math.sqrt(2 * affordable / count), SHORTEST, length))
-    start = _cut(start, slice(count), slice(length) if growing else slice(None))
+    start = _cut(start, slice(count))
+    start = _begun(session, start, length) if growing else start
     note(f"{count} sequences of {length} tokens from the model itself")
     rows = batch or max(1, LOGITS // (length * vocabulary))
     own = rng.spawn(count)  # a sequence does not depend on how many are drawn together
@@ -79,6 +81,14 @@ def sample(
     }
 
 
+def _begun(session: Session, inputs: Arrays, length: int) -> Arrays:
+    """Return the first tokens of inputs, and as many counted."""
+    found = _cut(inputs, slice(None), slice(length))
+    found |= {name: found[name].copy() for name in session.counts if name in found}
+    count_tokens(found, length, session.counts)
+    return found
+
+
 def _cut(inputs: Arrays, rows: slice, columns: slice = slice(None)) -> Arrays:
     """Return some samples of inputs, and of those that are per token some of the tokens."""
     return {
@@ -92,7 +102,7 @@ def _grows(session: Session, inputs: Arrays) -> bool:
     if any(isinstance(shape[1], int) for shape in shapes):
         return False
     try:
-        return bool(logits_of(session, _cut(inputs, slice(None), slice(1))).shape[1] == 1)
+        return bool(logits_of(session, _begun(session, inputs, 1)).shape[1] == 1)
     except VerificationError:
         return False
 
@@ -118,7 +128,7 @@ def _draw_forward(
 ) -> Arrays:
     """Draw token after token; what follows is not seen by a causal model."""
     for place in range(1, inputs[tokens].shape[1]):
-        seen = _cut(inputs, slice(None), slice(place)) if growing else inputs
+        seen = _begun(session, inputs, place) if growing else inputs
         logits = logits_of(session, seen)[:, place - 1, :vocabulary]
         inputs[tokens][:, place] = [draw(*pair) for pair in zip(logits, own, strict=True)]
     return inputs

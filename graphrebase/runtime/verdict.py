@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from graphrebase.runtime.batches import fixed_batch, predict
+from graphrebase.runtime.batches import fixed_batch, predict, sample_count
 from graphrebase.runtime.session import Session
 
 LEVELS = ((0.7, "worth deploying"), (0.5, "usable"), (0.3, "weak"), (-np.inf, "do not use"))
@@ -181,7 +181,7 @@ def ask(session: Session, probes: Arrays) -> Answers:
     Raises:
         VerificationError: the model does not run on them.
     """
-    samples = min(len(array) for array in probes.values())
+    samples = sample_count(probes)
     inputs = {name: probes[name] for name in session.inputs if name in probes}
     each = max(predict(session, inputs, 0, 1, 1).size, 1)
     size = fixed_batch(session) or int(np.clip(_SCORES // each, 1, _BATCH))
@@ -271,7 +271,7 @@ def _counted(probes: Arrays, shape: tuple[int, ...]) -> np.ndarray:
     """Return which predictions count: those that no mask hides."""
     rows = np.ones(shape, bool)
     for name, array in probes.items():
-        part = array[: shape[0]]
+        part = array[: shape[0]] if array.ndim else array
         if "mask" in name.lower() and part.shape == shape:
             rows &= part != 0
     return rows

@@ -257,6 +257,17 @@ def test_probes_that_do_not_fit_are_bad_input(method: str, tmp_path: Path) -> No
             assert refusal.value.where == str(tmp_path / "bad.npz") and refusal.value.hint
 
 
+def test_tokens_of_a_decoder_are_not_made_up(tmp_path: Path) -> None:
+    base = zoo_model("t5-ts17-eager").path
+    arrays = probes_for(base, tmp_path / "all.npz", 20, 0)
+    np.savez(tmp_path / "some.npz", input_ids=arrays["input_ids"])
+    with pytest.raises(InputError, match="the probes lack the input 'decoder_input_ids'"):
+        rebase(base, base, base, None, Settings(probes=tmp_path / "some.npz"))
+    arrays.pop("attention_mask")
+    np.savez(tmp_path / "some.npz", **arrays)
+    rebase(base, base, base, None, Settings(probes=tmp_path / "some.npz"))
+
+
 def test_what_fit_cannot_use_is_refused(tmp_path: Path) -> None:
     base = zoo_model("vit-cls-ts17-eager").path
     with pytest.raises(UsageError):

@@ -81,14 +81,22 @@ def moved(_: str, values: np.ndarray) -> np.ndarray:
     return values + 0.1 * values * np.cos(40 * values)
 
 
-@pytest.mark.parametrize("form", ["Attention", "MultiHeadAttention"])
-def test_fit_does_not_see_what_is_fused(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("plain", "form"),
+    [
+        ("written out", "Attention"),
+        ("written out", "MultiHeadAttention"),
+        ("opset 23", "GroupQueryAttention"),
+    ],
+)
+def test_fit_does_not_see_what_is_fused(plain: str, form: str, tmp_path: Path) -> None:
+    """Of inputs that count tokens, which one form has, nothing need be given."""
     ids = np.random.default_rng(0).integers(0, m.VOCABULARY, (48, 8)).astype(np.int32)
     np.savez(tmp_path / "probes.npz", ids=ids)
     probes = tmp_path / "probes.npz"
     settings = Settings(method="fit", probes=probes, keep_data=probes)
     made = []
-    for number, kind in enumerate(("written out", form)):
+    for number, kind in enumerate((plain, form)):
         base, tuned, target, out = (tmp_path / f"{number}.{i}.onnx" for i in range(4))
         m.save(base, kind)
         edit_weights(base, tuned, moved)
