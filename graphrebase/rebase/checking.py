@@ -63,7 +63,7 @@ def _sessions(structures: Mapping[str, Structure]) -> dict[str, Session]:
     found = {}
     for name in _CALLED:
         try:
-            found[name] = whole(structures[name].model.path)
+            found[name] = whole(structures[name].model.path, structures[name].graph)
         except (InputError, UsageError):
             continue
     return found

@@ -199,7 +199,7 @@ def _find_probes(
     notes: list[str] = []
 
     def opened(name: str) -> Session:
-        return whole(structures[name].model.path)
+        return whole(structures[name].model.path, structures[name].graph)
 
     began = time.perf_counter()
     if new_head:
@@ -285,7 +285,7 @@ def can_probe(structures: Mapping[str, Structure]) -> bool:
         InputError: onnxruntime refuses the model.
     """
     finetuned = structures["finetuned"]
-    session = whole(finetuned.model.path)
+    session = whole(finetuned.model.path, finetuned.graph)
     if _has_new_head(structures):
         return head_probe_kind(session) != "other"
     return probe_kind(session, finetuned.graph) != "other"

@@ -167,7 +167,7 @@ class Runs:
 
     def logits(self, model: Role, point: str, rows: NDArray[np.int64]) -> FloatArray | None:
         """Return logits of the first mini-batch; zeros for tokens that A lacks."""
-        session = whole(self._models[model].model.path)
+        session = whole(self._models[model].model.path, self._models[model].graph)
         part, valid = next(self._batches(False, model))
         layout, read = self._layouts[False][point], next(self.read_rows(point, kept=False))
         if self._partial and not layout.sequence_first:  # logits over a vocabulary take memory

@@ -15,7 +15,6 @@ from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove
 from graphrebase.rebase.plan import CARRIED, Entry, Heads, TaskVector, replacements
 from graphrebase.runtime import Session, whole
-from graphrebase.runtime.counts import token_counts
 from graphrebase.runtime.verdict import Answers, Goal, Tally, ask, compare
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
@@ -121,9 +120,7 @@ def judge(
 
 def _opened(structure: Structure, path: Path | None = None) -> Session:
     """Return a session of a model, or of a file with the same graph."""
-    session = whole(path or structure.model.path)
-    session.counts = token_counts(structure.graph)
-    return session
+    return whole(path or structure.model.path, structure.graph)
 
 
 def goal_of(

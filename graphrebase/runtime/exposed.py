@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphrebase.errors import InputError
-from graphrebase.graph import build_graph
+from graphrebase.graph import Graph, build_graph
 from graphrebase.io import Model
 from graphrebase.io.graft import needed
 from graphrebase.runtime.counts import reads_counts, token_counts
@@ -106,12 +106,14 @@ def exposed(
     return session
 
 
-def whole(path: Path) -> Session:
-    """Return a session of a model file, its switches off.
+def whole(path: Path, graph: Graph) -> Session:
+    """Return a session of a model file with a known graph, its switches off.
 
     Weights in files of their own are mapped, not copied.
     """
-    return flags_off(Session(path))
+    session = flags_off(Session(path))
+    session.counts = token_counts(graph)
+    return session
 
 
 def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
