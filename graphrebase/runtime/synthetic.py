@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from graphrebase.errors import UsageError, VerificationError
 from graphrebase.graph import Graph, Node
 from graphrebase.runtime.counts import count_tokens, token_counts
+from graphrebase.runtime.fillers import any_index, filler, position
 from graphrebase.runtime.flags import is_flag
 from graphrebase.runtime.session import InputSpec, Session
 
@@ -83,7 +84,7 @@ def synthetic_inputs(
 def is_made_up(session: Session, name: str) -> bool:
     """Return whether what is made up for an input is what is meant: a mask, a position, a count."""
     kind = session.inputs[name].dtype.kind
-    known = kind == "b" or (kind in "iu" and _filler(name) is not _any_index)
+    known = kind == "b" or (kind in "iu" and filler(name) is not any_index)
     return known or name in session.counts
 
 
@@ -93,7 +94,7 @@ def table_limit(graph: Graph) -> int:
     Counts every constant table of a Gather whose index is an input that ``synthetic_inputs``
     fills from the vocabulary; 64 where there is none.
     """
-    rows = [rows for name, rows, _ in _tables(graph) if name and _filler(name) is _any_index]
+    rows = [rows for name, rows, _ in _tables(graph) if name and filler(name) is any_index]
     return min(rows, default=_VOCABULARY)
 
 
@@ -106,7 +107,7 @@ def length_limit(graph: Graph) -> int | None:
     rows = [
         rows
         for name, rows, index in _tables(graph)
-        if (not _is_uniform(graph, index) if name is None else _filler(name) is _position)
+        if (not _is_uniform(graph, index) if name is None else filler(name) is position)
     ]
     return min(rows, default=None)
 
@@ -265,9 +266,6 @@ def _shape(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
     return tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape)
 
 
-Filler = Callable[[np.random.Generator, tuple[int, ...], int], np.ndarray]
-
-
 def _fill(spec: InputSpec, shape: tuple[int, ...], seed: int, vocabulary: int) -> np.ndarray:
     rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
     kind = spec.dtype.kind
@@ -277,38 +275,8 @@ def _fill(spec: InputSpec, shape: tuple[int, ...], seed: int, vocabulary: int) -
         return np.ones(shape, spec.dtype)
     if kind in "iu":
         top = min(vocabulary, np.iinfo(spec.dtype).max)
-        return _filler(spec.name)(rng, shape, top).astype(spec.dtype)
+        return filler(spec.name)(rng, shape, top).astype(spec.dtype)
     return rng.standard_normal(shape).astype(spec.dtype)
-
-
-def _ones(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
-    return np.ones(shape, np.int64)
-
-
-def _zeros(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
-    return np.zeros(shape, np.int64)
-
-
-def _position(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
-    if not shape:
-        return np.zeros((), np.int64)
-    return np.broadcast_to(np.arange(shape[-1]), shape)
-
-
-def _any_index(rng: np.random.Generator, shape: tuple[int, ...], vocabulary: int) -> np.ndarray:
-    return rng.integers(0, vocabulary, shape)
-
-
-#: Part of an integer input's name, and what to fill it with; the first that fits.
-_FILLERS: tuple[tuple[str, Filler], ...] = (
-    ("mask", _ones),
-    ("token_type", _zeros),
-    ("position", _position),
-)
-
-
-def _filler(name: str) -> Filler:
-    return next((fill for part, fill in _FILLERS if part in name.lower()), _any_index)
 
 
 def _tables(graph: Graph) -> Iterator[tuple[str | None, int, str]]:

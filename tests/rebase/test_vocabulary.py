@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,17 @@ def test_rows_outside_the_tables_are_refused(models: dict[str, Path], tmp_path: 
             models["base"], models["tuned"], models["target"], None,
             Settings(vocab_map=tmp_path / "map.npz"),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "most"), [("probes", OLD), ("keep_data", NEW)])
+def test_inputs_are_of_the_vocabulary_of_their_model(
+    given: str, most: int, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Probes are the fine-tuned model's, keep data the target's; the other reads them mapped."""
+    np.savez(tmp_path / "x.npz", input_ids=np.full((2, 8), most))
+    settings = replace(Settings(vocab_map=models["map"]), **{given: tmp_path / "x.npz"})
+    with pytest.raises(InputError, match=f"holds {most}, .* a table of {most} rows"):
+        rebase(models["base"], models["tuned"], models["target"], None, settings)
 
 
 def test_tokens_go_there_and_back() -> None:
