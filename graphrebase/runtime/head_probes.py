@@ -26,7 +26,7 @@ from graphrebase.runtime.image_probes import (
     spread,
 )
 from graphrebase.runtime.images import pool
-from graphrebase.runtime.probes import SECONDS, Opener, Probes
+from graphrebase.runtime.probes import PLANNED, SECONDS, Opener, Probes
 from graphrebase.runtime.session import Session
 from graphrebase.runtime.signature import Note, image_input, sequence_length, token_input
 from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
@@ -73,10 +73,10 @@ def generate_for_head(
         graph: A_ft's graph, for the sizes of its tables.
         bias: of the output of a base that fills masks in, (V,).
         seed: of everything random.
-        seconds: time it may take, roughly.
+        seconds: time it may take.
         note: told what is generated.
     """
-    rng = np.random.default_rng(seed)
+    rng, seconds = np.random.default_rng(seed), PLANNED * seconds
     finetuned = opened("finetuned")
     tokens, image = token_input(finetuned), image_input(finetuned)
     if tokens is not None:
