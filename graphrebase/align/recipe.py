@@ -33,7 +33,7 @@ class FitOptions:
     evidence: float = 1.0
     steps: int = 5
     stay: float = 1.0
-    releases: float = 0.5
+    releases: float = 0.25
     attention: bool = False
 
 
