@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def prepare(
         settings.keep_data,
         tokens=_scores_tokens(structures["finetuned"]),
         seed=settings.seed,
-        weights=sum(math.prod(role.view.shape) for role in structures["target"].roles.values()),
+        weights=structures["target"].weights,
     )
     check_given(
         given, structures, matched.vocabularies,

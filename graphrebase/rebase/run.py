@@ -29,6 +29,7 @@ class Probes:
 
     Attributes:
         task: probes; ``added`` of them were generated beside given ones.
+        recombined: how many of them are texts put together from the others.
         keep: keep probes.
         held_out: probes that the verdict was measured on.
         refitted: whether these were fitted on after that.
@@ -41,6 +42,7 @@ class Probes:
 
     task: int
     added: int
+    recombined: int
     keep: int
     held_out: int
     refitted: bool
@@ -156,6 +158,7 @@ def _probes(prepared: Prepared) -> Probes | None:
     return Probes(
         samples(probing.task),
         probing.added,
+        probing.recombined,
         samples(probing.keep),
         prepared.verdict.samples,
         prepared.refitted,

@@ -163,11 +163,13 @@ def _verdict_facts(data: Data) -> Table:
 def probes_text(probes: Data) -> str:
     """Say what a result was fitted on."""
     parts = []
-    for name, added, what in (("task", probes["added"], "probes"), ("keep", 0, "keep probes")):
+    more = {"generated": probes["added"], "recombined": probes["recombined"]}
+    for name, others, what in (("task", more, "probes"), ("keep", {}, "keep probes")):
         count = probes[name]
         origin = "generated" if name in probes["generated"] else "given"
-        origin += f" and {added} generated" if added else ""
-        parts.append(f"{count - added} {origin} {what}" if count else f"no {what}")
+        named = "".join(f" and {n} {how}" for how, n in others.items() if n)
+        own = count - sum(others.values())
+        parts.append(f"{own} {origin}{named} {what}" if count else f"no {what}")
     if probes["refitted"]:
         parts.append("those held out for the verdict among them")
     if probes["seconds_allowed"] is not None:

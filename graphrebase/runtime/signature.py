@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -33,10 +33,14 @@ def _declared(name: str, tensor: onnx.TypeProto.Tensor) -> InputSpec:
     return InputSpec(name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)
 
 
-def token_input(session: Session) -> str | None:
-    """Return the input that holds tokens: integer, (samples, tokens), no mask, type or position."""
+def token_input(model: Session | Mapping[str, InputSpec]) -> str | None:
+    """Return the input that holds tokens: integer, (samples, tokens), no mask, type or position.
+
+    Args:
+        model: the model, or what it declares of its inputs.
+    """
     helpers = ("mask", "type", "position", "label", "past", "cache")
-    for name, spec in session.inputs.items():
+    for name, spec in (model.inputs if isinstance(model, Session) else model).items():
         plain = not any(word in name.lower() for word in helpers)
         if spec.dtype.kind in "iu" and len(spec.shape) == 2 and plain:
             return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -94,6 +95,11 @@ class Structure:
     def quantized(self) -> bool:
         """Tell whether the model computes with quantised numbers."""
         return is_quantized(self.graph)
+
+    @property
+    def weights(self) -> int:
+        """Return the number of weights of all roles."""
+        return sum(math.prod(role.view.shape) for role in self.roles.values())
 
     def read(self, role: str) -> np.ndarray:
         """Return the canonical array of a role."""

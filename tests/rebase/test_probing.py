@@ -6,6 +6,7 @@ import numpy as np
 
 from graphrebase.align.recipe import FitOptions
 from graphrebase.rebase.fitting import Probing
+from graphrebase.runtime.recombined import Recombination
 
 GIVEN = {"ids": np.arange(6).reshape(2, 3)}
 
@@ -28,3 +29,9 @@ def test_sequences_of_another_length_are_left_out() -> None:
 def test_control_without_given_inputs_nothing_changes() -> None:
     same = probing({"ids": np.zeros((1, 3), np.int64)})
     assert same.on(None) is same
+
+
+def test_texts_under_a_new_head_are_recombined_and_counted() -> None:
+    more = Probing(GIVEN, {}, FitOptions(), recombination=Recombination("ids", 5)).on(GIVEN)
+    assert more.recombined == 3 and more.added == 0
+    assert len(more.task["ids"]) == 5 and (more.task["ids"][:2] == GIVEN["ids"]).all()

@@ -58,7 +58,7 @@ REBASE: Mapping[str, Any] = {
     "sha256": {EVIL: "00ff"},
     "verdict": {"verdict": "usable", "evidence": 0.6, "reason": EVIL, "agreement": 0.4,
                 "loss_only": True, "held_out": 16, "predictions": 16, "rivals": {EVIL: -0.1}},
-    "probes": {"task": 48, "added": 8, "keep": 9, "held_out": 16, "refitted": True,
+    "probes": {"task": 48, "added": 8, "recombined": 4, "keep": 9, "held_out": 16, "refitted": True,
                "generated": ["keep"],
                "kind": "image", "seconds_allowed": 60.0,
                "seconds_taken": 9.0, "note": EVIL},

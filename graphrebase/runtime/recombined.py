@@ -1,0 +1,81 @@
+"""More texts out of few: the end of one and then the beginning of another, in the place of a third.
+
+A fit under a new head learns as much about A_ft as it has texts to ask it about, and any text will
+do that is like those of the task. What has a function stays where it is: tokens that begin or end
+every text, columns that are the same in all, padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphrebase.runtime.batches import sample_count, taken
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Recombination:
+    """How texts are made out of others.
+
+    Attributes:
+        tokens: the input that holds tokens, (samples, length).
+        total: samples wanted, those that were there included.
+        seed: of everything random.
+    """
+
+    tokens: str
+    total: int
+    seed: int = 0
+
+    def extended(self, inputs: Arrays) -> Arrays:
+        """Return texts with new ones after them; the same where there is nothing to combine.
+
+        Args:
+            inputs: axis 0 the samples; masks and all else of a new text are its template's.
+        """
+        count = sample_count(inputs)
+        more = self.total - count
+        if more <= 0 or count < 2:
+            return inputs
+        ids = inputs[self.tokens]
+        free = _free(ids, _real(ids, inputs))
+        rng = np.random.default_rng(self.seed)
+        templates = np.resize(rng.permutation(count), more)
+        others = (templates + rng.integers(1, count, more)) % count
+        made = ids[templates].copy()
+        for row, template, other in zip(made, templates, others, strict=True):
+            first, second = ids[template][free[template]], ids[other][free[other]]
+            if len(first):
+                whole = np.concatenate([first[rng.integers(len(first)) :], second])
+                row[free[template]] = np.resize(whole, len(first))
+        new = {**taken(inputs, templates), self.tokens: made}
+        return {
+            name: np.concatenate([array, new[name]]) if array.ndim else array
+            for name, array in inputs.items()
+        }
+
+
+def _real(ids: np.ndarray, inputs: Arrays) -> NDArray[np.bool_]:
+    """Return which tokens are no padding, (samples, length)."""
+    found = np.ones(ids.shape, bool)
+    for name, array in inputs.items():
+        if "mask" in name.lower() and array.shape == ids.shape:
+            found &= array != 0
+    return found
+
+
+def _free(ids: np.ndarray, real: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which tokens may be others, (samples, length)."""
+    free: NDArray[np.bool_] = real & ~(ids == ids[:1]).all(axis=0)
+    rows = np.arange(len(ids))
+    ends = real.argmax(axis=1), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
+    for places in ends:
+        found = ids[rows, places]
+        if (found == found[0]).all():
+            free &= ids != found[0]
+    return free
