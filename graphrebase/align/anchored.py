@@ -152,7 +152,7 @@ def align_tower(
         evidence = {point: np.zeros((width, width)) for point in tower.points}
         for layer in tower.layers:
             if isinstance(layer, AttentionLayer):
-                _match_heads(pair, layer, maps)
+                maps.update(match_heads(pair, layer, maps))
             else:
                 _match_units(pair, layer, maps)
             _gather(pair, layer, maps, evidence)
@@ -165,17 +165,24 @@ def align_tower(
     return maps
 
 
-def _match_heads(pair: Pair, layer: AttentionLayer, maps: Maps) -> None:
+def match_heads(pair: Pair, layer: AttentionLayer, maps: Mapping[str, MapArray]) -> Maps:
+    """Match the heads of an attention layer by their circuits, and rotate inside them.
+
+    Args:
+        pair: the folded weights of the layer, of both models.
+        layer: the layer.
+        maps: of the residual points before and after it.
+    """
     b = heads_of(layer, pair.b)
     a = in_basis(heads_of(layer, pair.a), maps[layer.before], maps[layer.after])
     heads, members = match(b, a, layer.pairs)
     index = np.arange(len(heads)) if layer.fixed else best_permutation(heads)
-    maps[f"{layer.name}.head"] = index.astype(np.int64)
+    found: Maps = {f"{layer.name}.head": index.astype(np.int64)}
     inner = np.stack(
         [linear_sum_assignment(-members[j, i])[1] for j, i in enumerate(index)]
     ).astype(np.int64)
     if f"{layer.name}.head_member" in pair.body.spaces:
-        maps[f"{layer.name}.head_member"] = inner
+        found[f"{layer.name}.head_member"] = inner
     query_key, value_output = [], []
     for j, i in enumerate(index):
         x_b, y_b, v_b, o_b = _one_head(b, j, np.arange(inner.shape[1]))
@@ -183,8 +190,9 @@ def _match_heads(pair: Pair, layer: AttentionLayer, maps: Maps) -> None:
         rotated = rotary_map(x_b, y_b, x_a, y_a, layer.pairs) if layer.pairs else None
         query_key.append(circuit_map(x_b, y_b, x_a, y_a) if rotated is None else rotated)
         value_output.append(circuit_map(v_b, o_b, v_a, o_a))
-    maps[f"{layer.name}.head_qk"] = np.stack(query_key)
-    maps[f"{layer.name}.head_vo"] = np.stack(value_output)
+    found[f"{layer.name}.head_qk"] = np.stack(query_key)
+    found[f"{layer.name}.head_vo"] = np.stack(value_output)
+    return found
 
 
 def _one_head(

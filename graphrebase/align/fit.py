@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from graphrebase.align.anchored import (
     Pair,
     find_first_anchor,
     find_last_anchor,
+    match_heads,
     match_hidden,
 )
-from graphrebase.align.body import Body, FloatArray, Layer, MlpLayer, Tower
-from graphrebase.align.folding import fold_heads, required
+from graphrebase.align.body import AttentionLayer, Body, FloatArray, Layer, Linear, MlpLayer, Tower
+from graphrebase.align.folding import fold, fold_heads, required
 from graphrebase.align.last_block import LastBlock, shared_head, with_ones
 from graphrebase.align.maps import MapArray
 from graphrebase.align.recipe import FitOptions, Models, Updated
@@ -60,7 +61,7 @@ def find_fit(
     models: Models,
     activations: Activations,
     options: FitOptions,
-    head_changes: Callable[[Alignment], Mapping[str, FloatArray]],
+    moved: Callable[[Alignment, Iterable[Linear]], Mapping[str, FloatArray]],
     tied: Mapping[str, str],
     progress: Progress = lambda *_: None,
 ) -> Fitted:
@@ -71,7 +72,8 @@ def find_fit(
         models: their roles.
         activations: the three models on the probes.
         options: how to fit.
-        head_changes: gives the changes of shared heads under an alignment.
+        moved: gives the moved task vectors, under an alignment, of those of some linear maps that
+            all three models have.
         tied: roles that hold one another's values in B.
         progress: told about every step.
     """
@@ -85,7 +87,11 @@ def find_fit(
         changes: dict[str, FloatArray] = {}
         for tower in body.towers:
             changes |= _input_changes(tower, body, models, scaled)
-        changes |= head_changes(Alignment(rotations, "fit"))
+        heads = [head for tower in body.towers for head in tower.heads]
+        changes |= moved(Alignment(rotations, "fit"), heads)
+        if options.looks:
+            looks = _look_changes(body, models, rotations, moved)
+            changes |= {role: options.looks * change for role, change in looks.items()}
         changes |= {
             role: (changes[role] + changes[other]) / 2
             for role, other in tied.items()
@@ -145,6 +151,22 @@ def _input_changes(
             vector = tuned - required(models.base, role)
             moved = transport(vector, axes, Alignment(scaled, "fit"), body.spaces)
             changes[role] = np.asarray(moved)
+    return changes
+
+
+def _look_changes(
+    body: Body,
+    models: Models,
+    rotations: Mapping[str, MapArray],
+    moved: Callable[[Alignment, Iterable[Linear]], Mapping[str, FloatArray]],
+) -> dict[str, FloatArray]:
+    """Return the moved task vectors of queries and keys: of where attention looks."""
+    changes: dict[str, FloatArray] = {}
+    layers = [x for t in body.towers for x in t.layers if isinstance(x, AttentionLayer)]
+    for layer in layers:  # one after the other: folded weights are in double precision
+        folded = [{x.stem: fold(x, r) for x in layer.linears} for r in (models.base, models.target)]
+        maps = {**rotations, **match_heads(Pair(body, *folded), layer, rotations)}
+        changes |= moved(Alignment(maps, "fit"), (layer.q, layer.k))
     return changes
 
 

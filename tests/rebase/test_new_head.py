@@ -141,6 +141,24 @@ def test_attention_brings_a_new_head_what_mlps_cannot(
     assert lost[0] < lost[1]
 
 
+def test_queries_and_keys_move_under_a_new_head(
+    strangers: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In proportion to what is asked for, and not at all under a head that B has."""
+    models = [strangers[n] for n in ("base", "finetuned", "target")]
+    found = {}
+    for looks in (0.0, 1.0, 2.0):
+        monkeypatch.setattr(fitting, "NEW_HEAD", replace(fitting.NEW_HEAD, looks=looks))
+        changes = prepare(*models, settings(strangers, "fit")).candidate.vector.folded.changes
+        found[looks] = {r: c for r, c in changes.items() if ".attention.q." in r}
+    shared = prepare(models[0], strangers["clean"], models[2], settings(strangers, "fit"))
+    assert not found[0.0]
+    assert not [r for r in shared.candidate.vector.folded.changes if ".attention.q." in r]
+    assert set(found[1.0]) == set(found[2.0]) and any(c.any() for c in found[1.0].values())
+    for role, change in found[1.0].items():
+        np.testing.assert_allclose(found[2.0][role], 2 * change, rtol=1e-5, atol=1e-7)
+
+
 def test_auto_is_never_below_its_control(strangers: dict[str, Path], tmp_path: Path) -> None:
     models = [strangers[n] for n in ("base", "finetuned", "target")]
     auto, control = tmp_path / "auto.onnx", tmp_path / "control.onnx"
