@@ -1,9 +1,11 @@
 """Cost of `graphrebase rebase --method fit` on models of 12 layers and width 768, random weights.
 
-CPU seconds and peak memory of the whole command, given 64 images or 16 sequences of 128 tokens, and
-with generated probes; beside them, as the baseline, what it costs to run the three models once on
-the given probes, and the size of one model. The weights are random: what is fitted means nothing.
-Run with OMP_NUM_THREADS=1; the models take 2 GB of disk. Some: python tools/bench_fit.py vit
+An image classifier (vit), a causal language model (gpt; gpt2 has the published vocabulary) and a
+classifier whose head the bases lack (bert). CPU seconds and peak memory of the whole command, given
+64 images or 16 sequences of 128 tokens, and with generated probes; beside them, as the baseline,
+what it costs to run the three models once on the given probes, and the size of one model. The
+weights are random: what is fitted means nothing. Run with OMP_NUM_THREADS=1; the models take 3 GB
+of disk. Some: python tools/bench_fit.py vit
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROLES = ("base", "finetuned", "target")
 SECONDS, MEMORY = 600.0, 4096.0
 """Budget with given probes: CPU seconds, MiB."""
-VOCABULARY = {"gpt": 8000, "gpt2": 50257}
+VOCABULARY = {"gpt": 8000, "gpt2": 50257, "bert": 8000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,12 @@ def build(kind: str, folder: Path) -> Trio:
     torch.manual_seed(0)
     base = _model(kind)
     _export(kind, base, found.models[0])
+    tuned = _classifier(base) if kind == "bert" else base
     with torch.no_grad():
-        for weight in base.parameters():
+        for weight in tuned.parameters():
             if weight.ndim > 1:
                 weight += 0.1 * weight.std() * torch.randn_like(weight)
-    _export(kind, base, found.models[1])
+    _export(kind, tuned, found.models[1])
     torch.manual_seed(5)
     _export(kind, _model(kind), found.models[2])
     np.savez(found.probes, **_probes(kind))
@@ -73,10 +76,29 @@ def _model(kind: str) -> Any:
 
     if kind == "vit":
         return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
+    if kind == "bert":
+        return transformers.BertForMaskedLM(_bert())
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY[kind], bos_token_id=0, eos_token_id=0, use_cache=False
     )
     return transformers.GPT2LMHeadModel(config)
+
+
+def _bert() -> Any:
+    import transformers
+
+    return transformers.BertConfig(
+        vocab_size=VOCABULARY["bert"], num_labels=6, attn_implementation="eager"
+    )
+
+
+def _classifier(base: Any) -> Any:
+    """Return the encoder of ``base`` under a head that reads its first token."""
+    import transformers
+
+    model = transformers.BertForSequenceClassification(_bert())
+    model.bert.load_state_dict(base.bert.state_dict(), strict=False)
+    return model
 
 
 def _probes(kind: str) -> dict[str, np.ndarray]:
@@ -126,7 +148,9 @@ def passes(trio: Trio) -> float:
 def main() -> None:
     """Print a table; exit with 1 where a budget is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", choices=("vit", "gpt", "gpt2"), default=["vit", "gpt"])
+    parser.add_argument(
+        "kinds", nargs="*", choices=("vit", "gpt", "gpt2", "bert"), default=["vit", "gpt", "bert"]
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / ".zoo" / "fit")
     asked = parser.parse_args()
     print(f"| {'model':5} | {'probes':9} | CPU s | passes | MiB | models | generating, s |")

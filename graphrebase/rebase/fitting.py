@@ -44,8 +44,8 @@ where to look through queries and keys (four pairs: .86 with twice their moved t
 it as it is, .84 without)."""
 TEXTS = 1024
 """Texts under such a head, once those that are there are recombined."""
-RECOMBINED = 1e10
-"""Weights times texts up to which they are: more texts cost as much as given ones."""
+RECOMBINED = 1e12
+"""Weights times tokens up to which they are: more texts cost as much as given ones."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -277,8 +277,8 @@ def _generated(
 def _recombination(structures: Mapping[str, Structure], seed: int) -> Recombination | None:
     """Return how texts for a new head become more; None where the inputs are no texts."""
     tokens = token_input(declared_inputs(structures["finetuned"].graph))
-    total = min(TEXTS, int(RECOMBINED // max(structures["target"].weights, 1)))
-    return None if tokens is None else Recombination(tokens, total, seed)
+    room = int(RECOMBINED // max(structures["target"].weights, 1))
+    return None if tokens is None else Recombination(tokens, TEXTS, room, seed)
 
 
 def _tokens_per_sample(inputs: Arrays) -> int:

@@ -25,11 +25,13 @@ class Recombination:
     Attributes:
         tokens: the input that holds tokens, (samples, length).
         total: samples wanted, those that were there included.
+        room: tokens that they may have together, padding included; None for any number.
         seed: of everything random.
     """
 
     tokens: str
     total: int
+    room: int | None = None
     seed: int = 0
 
     def extended(self, inputs: Arrays) -> Arrays:
@@ -38,11 +40,11 @@ class Recombination:
         Args:
             inputs: axis 0 the samples; masks and all else of a new text are its template's.
         """
-        count = sample_count(inputs)
-        more = self.total - count
+        count, ids = sample_count(inputs), inputs[self.tokens]
+        total = self.total if self.room is None else min(self.total, self.room // ids.shape[1])
+        more = total - count
         if more <= 0 or count < 2:
             return inputs
-        ids = inputs[self.tokens]
         free = _free(ids, _real(ids, inputs))
         rng = np.random.default_rng(self.seed)
         templates = np.resize(rng.permutation(count), more)

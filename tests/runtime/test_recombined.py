@@ -51,6 +51,12 @@ def test_columns_that_are_the_same_in_all_texts_stay() -> None:
     assert (found[:, 3:5] == 77).all() and (found[4:, :3] != 77).all()
 
 
+@pytest.mark.parametrize(("room", "rows"), [(600, 50), (499, 49), (10, 4)])
+def test_long_texts_are_fewer(room: int, rows: int) -> None:
+    found = Recombination("input_ids", 50, room).extended(padded_texts())
+    assert len(found["input_ids"]) == rows
+
+
 @pytest.mark.parametrize(("rows", "total"), [(4, 4), (4, 0), (1, 9)])
 def test_nothing_is_made_of_a_single_text_or_where_there_are_enough(rows: int, total: int) -> None:
     given = {"tokens": np.arange(10 * rows).reshape(rows, 10)}
@@ -64,7 +70,7 @@ def test_texts_that_are_all_the_same_are_repeated() -> None:
 
 def test_the_seed_decides() -> None:
     one, same, other = (
-        Recombination("input_ids", 60, seed).extended(padded_texts())["input_ids"]
+        Recombination("input_ids", 60, seed=seed).extended(padded_texts())["input_ids"]
         for seed in (1, 1, 2)
     )
     assert (one == same).all() and (one != other).any()
