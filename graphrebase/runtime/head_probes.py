@@ -1,9 +1,10 @@
 """Probes for a head that neither base has, made without any data.
 
 They have to spread over what the head tells apart, or a head fitted on them knows but few classes.
-Text: where the base fills masks in, Gibbs sampling with it, every sequence drawn towards a class of
-its own: a step is taken with probability min(1, (p'/p)^3), p the class's probability by A_ft, which
-samples from about p_base(text) p_A_ft(class | text)^3. Images: those of a pool on which A_ft is
+Text: where the base fills masks in, it writes sequences from nothing but masks, in some rounds, and
+Gibbs sampling with it then draws every sequence towards a class of its own: a step is taken with
+probability min(1, (p'/p)^3), p the class's probability by A_ft, which samples from about
+p_base(text) p_A_ft(class | text)^3. Images: those of a pool on which A_ft is
 most confident, class by class.
 """
 
@@ -35,17 +36,26 @@ from graphrebase.runtime.verdict import class_scores
 
 COUNT = 320
 """Sequences."""
+FEWEST = 32
+LEAST_STEPS, RANDOM_STEPS = 3, 50
+"""Where time is short there are fewer sequences, so that each gets this many steps; random ones
+need more of them (two small BERT pairs: .65 of the gain with 64 sequences and 3 steps, .69 with 320
+and 20, .72 with 320 and 150)."""
 POOL = 6000
 IMAGES = 2000
 """Images of the pool, which must be those that A_ft is surest of (a small ViT pair, three seeds:
 .59 of the gain with 2000 of 6000, .52 with 1000 of 3000; without a choice, 3000 of 3000, .53)."""
 STEPS = 150
+ROUNDS = 8
+"""Rounds in which sequences are written, each an even share of the tokens, anywhere (two small BERT
+pairs, 32 sequences: .65 of the gain; from random tokens, which need more steps, .04)."""
 REDRAWN = 6
-"""Tokens that one step draws again; three times as many in the first third."""
+"""Tokens that one step draws again; three times as many in the first third of random ones."""
 SHARPNESS = 3.0
 """Power of the class's probability in a step: above 1, sequences are drawn closer to classes."""
 LEAST_VOCABULARY = 64
 _BATCH = 40
+_TRIED = 4
 Arrays = dict[str, np.ndarray]
 
 
@@ -155,23 +165,29 @@ def _texts(
     assert tokens is not None
     vocabulary, length = table_limit(graph), sequence_length(finetuned, graph)
     writer = _writer(base, tokens, vocabulary, length)
-    batch = fixed_batch(finetuned)
-    count = COUNT if batch is None else -(-COUNT // batch) * batch
-    made = synthetic_inputs(finetuned, batch=count, length=length, seed=0, vocabulary=vocabulary)
-    made = {n: np.broadcast_to(a[:1], (count, *a.shape[1:])).copy() for n, a in made.items()}
+    batch = fixed_batch(finetuned) or 1
+    made = synthetic_inputs(finetuned, batch=batch, length=length, seed=0, vocabulary=vocabulary)
     if writer is None:
         signs = Signs()
     walk = _Walk(writer, signs, finetuned, tokens, made, vocabulary)
-    ids = walk.any((count, length), rng)
     began = time.perf_counter()
-    scores = walk.scores(ids)
-    step = 0
-    while step < STEPS and (step < 2 or time.perf_counter() - began < seconds):
-        ids, scores = walk.stepped(ids, scores, step, rng)
-        step += 1
+    begun, step = walk.trial(length, -(-_TRIED // batch) * batch, rng.spawn(1)[0])
+    least = LEAST_STEPS if signs.mask is not None else RANDOM_STEPS
+    count = int(np.clip(seconds / max(begun + least * step, 1e-9), FEWEST, COUNT))
+    count = -(-count // batch) * batch
+    steps = int(np.clip((seconds / count - begun) / max(step, 1e-9), 1, STEPS))
+    ids = walk.begun(count, length, rng)
+    scores, done = walk.scores(ids), 0
+    while done < STEPS:
+        early = signs.mask is None and done < steps // 3
+        ids, scores = walk.stepped(ids, scores, done, rng, early=early)
+        done += 1
+        if time.perf_counter() - began + count * step > seconds:
+            break
     how = "random tokens" if writer is None else "the base's masked head"
-    note(f"{count} sequences of {length} tokens from {how}, {step} steps towards every class")
-    return made | {tokens: ids.astype(made[tokens].dtype)}
+    much = f"{done} of {STEPS} steps towards every class"
+    note(f"{count} sequences of {length} tokens from {how}, {much}")
+    return walk.filled(ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +201,39 @@ class _Walk:
     inputs: Arrays
     vocabulary: int
 
-    def _filled(self, ids: np.ndarray) -> Arrays:
-        return self.inputs | {self.tokens: ids.astype(self.inputs[self.tokens].dtype)}
+    def filled(self, ids: np.ndarray) -> Arrays:
+        """Return sequences with all else that the model is to be given."""
+        like = {
+            name: np.repeat(array[:1], len(ids), axis=0) if array.ndim else array
+            for name, array in self.inputs.items()
+        }
+        return like | {self.tokens: ids.astype(self.inputs[self.tokens].dtype)}
+
+    def trial(self, length: int, count: int, rng: np.random.Generator) -> tuple[float, float]:
+        """Return the seconds that it takes to begin a sequence, and a step of it, found on some."""
+        began = time.perf_counter()
+        ids = self.begun(count, length, rng)
+        scores = self.scores(ids)
+        between = time.perf_counter()
+        self.stepped(ids, scores, 0, rng, early=True)
+        return (between - began) / count, (time.perf_counter() - between) / count
+
+    def begun(self, count: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Return sequences that the base has written from masks, or random ones."""
+        ids = self.any((count, length), rng)
+        if self.signs.mask is None:
+            return ids
+        free = np.arange(length) >= self.skipped
+        ids[:, free] = self.signs.mask
+        order = rng.random(ids.shape).argsort(axis=1).argsort(axis=1)
+        for places in np.arange(ROUNDS)[:, None, None] == order * ROUNDS // length:
+            ids[places & free] = self._written(ids, places & free, rng)
+        return ids
+
+    @property
+    def skipped(self) -> int:
+        """Tokens at the beginning that stay as they are."""
+        return 0 if self.signs.first is None else 1
 
     def any(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """Return random sequences, begun as they should be."""
@@ -198,7 +245,7 @@ class _Walk:
 
     def scores(self, ids: np.ndarray) -> np.ndarray | None:
         """Return the log probability of every sequence's class; None if there are no classes."""
-        arrays = self._filled(ids)
+        arrays = self.filled(ids)
         found = class_scores(self.finetuned, predict(self.finetuned, arrays, 0, len(ids), _BATCH))
         if found is None:
             return None
@@ -209,14 +256,21 @@ class _Walk:
         return np.asarray(np.log(np.maximum(odds[rows, rows % odds.shape[1]], 1e-30)))
 
     def stepped(
-        self, ids: np.ndarray, scores: np.ndarray | None, step: int, rng: np.random.Generator
+        self,
+        ids: np.ndarray,
+        scores: np.ndarray | None,
+        step: int,
+        rng: np.random.Generator,
+        *,
+        early: bool,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return sequences after one step: some tokens drawn again, kept where that is likely."""
-        many = REDRAWN * (3 if step < STEPS // 3 else 1)
-        skipped = 0 if self.signs.first is None else 1
-        shape = (len(ids), ids.shape[1] - skipped)
+        many = REDRAWN * (3 if early else 1)
+        shape = (len(ids), ids.shape[1] - self.skipped)
         places = np.zeros(ids.shape, bool)
-        places[:, skipped:] = _places(shape, min(many, shape[1]), rng, together=bool(step % 2))
+        places[:, self.skipped :] = _places(
+            shape, min(many, shape[1]), rng, together=bool(step % 2)
+        )
         unknown = self.any((len(ids), ids.shape[1]), rng)
         new = ids.copy()
         new[places] = unknown[places] if self.signs.mask is None else self.signs.mask
@@ -232,7 +286,7 @@ class _Walk:
         """Draw the tokens at some places from what the base expects there."""
         assert self.writer is not None
         session, output = self.writer.session, self.writer.output
-        arrays = {n: a for n, a in self._filled(ids).items() if n in session.inputs}
+        arrays = {n: a for n, a in self.filled(ids).items() if n in session.inputs}
         found = []
         for start in range(0, len(ids), _BATCH):
             part = {name: array[start : start + _BATCH] for name, array in arrays.items()}

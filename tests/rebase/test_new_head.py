@@ -19,7 +19,8 @@ from graphrebase.io import read_model
 from graphrebase.rebase import Settings, fitting, prepare, rebase
 from graphrebase.rebase.heads import new_heads
 from graphrebase.runtime import Session
-from graphrebase.runtime.head_probes import Signs, generate_for_head
+from graphrebase.runtime.head_probes import FEWEST, Signs, generate_for_head
+from graphrebase.runtime.synthetic import table_limit
 from graphrebase.structure import find_structure
 from graphrebase.verify import verify_function
 
@@ -217,6 +218,21 @@ def test_texts_are_drawn_towards_every_class(base: str) -> None:
         logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         means.append(logs[np.arange(len(logs)), np.arange(len(logs)) % 7].mean())
     assert means[0] > means[1]
+
+
+def test_where_there_is_no_time_few_texts_are_written() -> None:
+    tuned = zoo_model("bert-cls-ts17-eager").path
+    graph = find_structure(read_model(tuned)).graph
+    models = {"base": zoo_model("bert-mlm-ts17-eager").path, "finetuned": tuned}
+    bias = np.zeros(table_limit(graph))
+    bias[[7, 3]] = -9.0, -8.0
+    said: list[str] = []
+    task = generate_for_head(
+        lambda name: Session(models[name]), graph, bias=bias, seconds=0.0, note=said.append
+    ).task
+    ids = task["input_ids"]
+    assert len(ids) == FEWEST and " 1 of 150 steps" in said[0]
+    assert (ids[:, 0] == 3).all() and not np.isin(ids[:, 1:], [7, 3]).any()
 
 
 def test_a_masked_model_shows_which_tokens_have_a_function() -> None:
