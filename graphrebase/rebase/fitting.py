@@ -28,6 +28,7 @@ from graphrebase.runtime.head_probes import generate_for_head, head_probe_kind
 from graphrebase.runtime.probes import SECONDS, Opener, Probes
 from graphrebase.runtime.recombined import Recombination
 from graphrebase.runtime.signature import Note, declared_inputs, token_input
+from graphrebase.runtime.synthetic import looked_up
 from graphrebase.runtime.vocabulary import Vocabularies
 from graphrebase.structure import Structure
 
@@ -45,7 +46,7 @@ it as it is, .84 without)."""
 TEXTS = 1024
 """Texts under such a head, once those that are there are recombined."""
 RECOMBINED = 1e12
-"""Weights times tokens up to which they are: more texts cost as much as given ones."""
+"""Weights times tokens, of all texts together, up to which there are as many."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -117,7 +118,9 @@ def fit_models(
     one, other = (base, target) if names is None else (target, base)
     body = build_body(one, other, names=names)
     models: dict[Role, Structure] = {"base": base, "finetuned": finetuned, "target": target}
-    options = probing.options if names is None else replace(probing.options, looks=0.0)
+    options = probing.options
+    if names is not None:  # heads of another number have no queries to add to
+        options = replace(options, looks=0.0)
     attention = options.attention
     runs = Runs(
         body, models, probing.task, probing.keep, vocabularies=vocabularies, attention=attention
@@ -276,9 +279,20 @@ def _generated(
 
 def _recombination(structures: Mapping[str, Structure], seed: int) -> Recombination | None:
     """Return how texts for a new head become more; None where the inputs are no texts."""
-    tokens = token_input(declared_inputs(structures["finetuned"].graph))
-    room = int(RECOMBINED // max(structures["target"].weights, 1))
-    return None if tokens is None else Recombination(tokens, TEXTS, room, seed)
+    graph = structures["finetuned"].graph
+    declared = declared_inputs(graph)
+    tokens = token_input(declared)
+    looks_up = tokens is not None and tokens in looked_up(graph)
+    if tokens is None or not looks_up or any(len(spec.shape) > 2 for spec in declared.values()):
+        return None
+    weights = max(structure.weights for structure in structures.values())
+    return Recombination(tokens, TEXTS, int(RECOMBINED // max(weights, 1)), seed)
+
+
+def recombined_texts(structures: Mapping[str, Structure]) -> int:
+    """Return how many texts a fit under a new head takes; 0 where they are not recombined."""
+    recombined = _has_new_head(structures) and _recombination(structures, 0) is not None
+    return TEXTS if recombined else 0
 
 
 def _tokens_per_sample(inputs: Arrays) -> int:

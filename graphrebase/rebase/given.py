@@ -78,7 +78,13 @@ class Given:
 
 
 def read_given(
-    probes: Path | None, keep: Path | None, *, tokens: bool, seed: int, weights: int = 0
+    probes: Path | None,
+    keep: Path | None,
+    *,
+    tokens: bool,
+    seed: int,
+    weights: int = 0,
+    texts: int = 0,
 ) -> Given:
     """Return the inputs of two npz files, some probes drawn to be held out.
 
@@ -88,6 +94,7 @@ def read_given(
         tokens: whether every token of a sample is scored, so that fewer samples are enough.
         seed: of the draw.
         weights: of the model to fit, from many of which on it is fitted once.
+        texts: samples that the probes become by recombination; 0 where they do not.
 
     Raises:
         InputError: a file cannot be read, or its arrays differ in their number of samples.
@@ -95,17 +102,17 @@ def read_given(
     found, kept = (None if path is None else _unlabelled(path) for path in (probes, keep))
     folds: tuple[np.ndarray, ...] = ()
     if found is not None:
-        sizes = _parts(samples(found), tokens=tokens, weights=weights)
+        sizes = _parts(samples(found), tokens=tokens, weights=weights, texts=texts)
         order = np.random.default_rng(seed).permutation(samples(found))
         folds = tuple(np.sort(part) for part in np.split(order, np.cumsum(sizes))[:-1])
     return Given(found, kept, folds, LEAST_SEQUENCES if tokens else LEAST)
 
 
-def _parts(count: int, *, tokens: bool, weights: int) -> list[int]:
+def _parts(count: int, *, tokens: bool, weights: int, texts: int) -> list[int]:
     """Return the sizes of the parts to judge by: one, or several that make up for its chance."""
     size = held_out(count, tokens=tokens)
-    generated = 2 * SEQUENCES if tokens else 0
-    if not size or weights * (count + generated) > CHEAP:
+    fitted = max(count, texts // 2) + (2 * SEQUENCES if tokens else 0)  # half an image's work
+    if not size or weights * fitted > CHEAP:
         return [size] if size else []
     if not tokens:
         size = min(size, max(count // PARTS, 1))

@@ -11,7 +11,7 @@ from graphrebase.io import check_output, read_model
 from graphrebase.progress import Progress, silent
 from graphrebase.rebase.checking import check_given
 from graphrebase.rebase.ends import find_counterparts
-from graphrebase.rebase.fitting import ProbeSource
+from graphrebase.rebase.fitting import ProbeSource, recombined_texts
 from graphrebase.rebase.given import read_given
 from graphrebase.rebase.graft import Holder, graft_head, new_heads
 from graphrebase.rebase.judging import judged
@@ -70,6 +70,7 @@ def prepare(
         tokens=_scores_tokens(structures["finetuned"]),
         seed=settings.seed,
         weights=structures["target"].weights,
+        texts=recombined_texts(structures),
     )
     check_given(
         given, structures, matched.vocabularies,

@@ -31,12 +31,13 @@ from graphrebase.runtime.probes import PLANNED, SECONDS, Opener, Probes
 from graphrebase.runtime.session import Session
 from graphrebase.runtime.signature import Note, image_input, sequence_length, token_input
 from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
-from graphrebase.runtime.text_probes import draw
+from graphrebase.runtime.text_probes import draw, is_causal
 from graphrebase.runtime.verdict import class_scores
 
 COUNT = 320
 """Sequences."""
-FEWEST = 32
+FEWEST = 16
+"""Sequences that there always are, however long it takes."""
 LEAST_STEPS, RANDOM_STEPS = 3, 50
 """Where time is short there are fewer sequences, so that each gets this many steps; random ones
 need more of them (two small BERT pairs: .65 of the gain with 64 sequences and 3 steps, .69 with 320
@@ -56,7 +57,7 @@ SHARPNESS = 3.0
 """Power of the class's probability in a step: above 1, sequences are drawn closer to classes."""
 LEAST_VOCABULARY = 64
 _BATCH = 40
-_TRIED = 4
+_TRIED = 2
 Arrays = dict[str, np.ndarray]
 
 
@@ -140,7 +141,7 @@ class _Writer:
 
 
 def _writer(base: Session, tokens: str, vocabulary: int, length: int) -> _Writer | None:
-    """Return the base as a writer of text, None if it gives no distribution per token."""
+    """Return the base as a writer of text, None if it fills nothing in."""
     if token_input(base) != tokens:
         return None
     inputs = synthetic_inputs(
@@ -148,7 +149,8 @@ def _writer(base: Session, tokens: str, vocabulary: int, length: int) -> _Writer
     )
     for name, values in base.run(inputs).items():
         if values.ndim == 3 and values.shape[1:] >= (length, vocabulary):
-            return _Writer(base, name)
+            causal = is_causal(base, tokens, inputs, vocabulary)
+            return None if causal else _Writer(base, name)
     return None
 
 
@@ -162,6 +164,7 @@ def _texts(
     note: Note,
 ) -> Arrays:
     """Return sequences that spread over A_ft's classes."""
+    began = time.perf_counter()
     tokens = token_input(finetuned)
     assert tokens is not None
     vocabulary, length = table_limit(graph), sequence_length(finetuned, graph)
@@ -171,12 +174,12 @@ def _texts(
     if writer is None:
         signs = Signs()
     walk = _Walk(writer, signs, finetuned, tokens, made, vocabulary)
-    began = time.perf_counter()
-    begun, step = walk.trial(length, -(-_TRIED // batch) * batch, rng.spawn(1)[0])
+    start, step = walk.trial(length, -(-_TRIED // batch) * batch, rng.spawn(1)[0])
+    left = seconds - (time.perf_counter() - began)
     least = LEAST_STEPS if signs.mask is not None else RANDOM_STEPS
-    count = int(np.clip(seconds / max(begun + least * step, 1e-9), FEWEST, COUNT))
-    count = -(-count // batch) * batch
-    steps = int(np.clip((seconds / count - begun) / max(step, 1e-9), 1, STEPS))
+    count = int(np.clip(left / max(start + least * step, 1e-9), FEWEST, COUNT))
+    count = max(count // batch, 1) * batch
+    steps = int(np.clip((left / count - start) / max(step, 1e-9), 1, STEPS))
     ids = walk.begun(count, length, int(np.clip(steps, *ROUNDS)), rng)
     scores, done = walk.scores(ids), 0
     while done < STEPS:
@@ -185,9 +188,9 @@ def _texts(
         done += 1
         if time.perf_counter() - began + count * step > seconds:
             break
-    how = "random tokens" if writer is None else "the base's masked head"
+    how = "from random tokens" if signs.mask is None else "by the base's masked head"
     much = f"{done} of {STEPS} steps towards every class"
-    note(f"{count} sequences of {length} tokens from {how}, {much}")
+    note(f"{count} sequences of {length} tokens {how}, {much}")
     return walk.filled(ids)
 
 
@@ -211,7 +214,7 @@ class _Walk:
         return like | {self.tokens: ids.astype(self.inputs[self.tokens].dtype)}
 
     def trial(self, length: int, count: int, rng: np.random.Generator) -> tuple[float, float]:
-        """Return the seconds that it takes to begin a sequence, and a step of it, found on some."""
+        """Return the seconds that a sequence takes to begin, and for a step, tried on ``count``."""
         began = time.perf_counter()
         ids = self.begun(count, length, ROUNDS[0], rng)
         scores = self.scores(ids)
@@ -227,8 +230,10 @@ class _Walk:
         free = np.arange(length) >= self.skipped
         ids[:, free] = self.signs.mask
         order = rng.random(ids.shape).argsort(axis=1).argsort(axis=1)
-        for places in np.arange(rounds)[:, None, None] == order * rounds // length:
-            ids[places & free] = self._written(ids, places & free, rng)
+        for turn in range(rounds):
+            places = free & (order * rounds // length == turn)
+            if places.any():
+                ids[places] = self._written(ids, places, rng)
         return ids
 
     @property
@@ -247,14 +252,16 @@ class _Walk:
     def scores(self, ids: np.ndarray) -> np.ndarray | None:
         """Return the log probability of every sequence's class; None if there are no classes."""
         arrays = self.filled(ids)
-        found = class_scores(self.finetuned, predict(self.finetuned, arrays, 0, len(ids), _BATCH))
+        logits = predict(self.finetuned, arrays, 0, len(ids), _BATCH)
+        found = class_scores(self.finetuned, logits)
         if found is None:
             return None
         odds = np.exp(found - found.max(axis=-1, keepdims=True))
         odds = odds / odds.sum(axis=-1, keepdims=True)
         odds = odds.reshape(len(ids), -1, odds.shape[-1]).mean(axis=1)
-        rows = np.arange(len(ids))
-        return np.asarray(np.log(np.maximum(odds[rows, rows % odds.shape[1]], 1e-30)))
+        rows, classes = np.arange(len(ids)), odds.shape[1]
+        own = rows % classes if classes <= len(ids) else rows * classes // len(ids)
+        return np.asarray(np.log(np.maximum(odds[rows, own], 1e-30)))
 
     def stepped(
         self,
@@ -289,10 +296,12 @@ class _Walk:
         session, output = self.writer.session, self.writer.output
         arrays = {n: a for n, a in self.filled(ids).items() if n in session.inputs}
         found = []
-        for start in range(0, len(ids), _BATCH):
-            part = {name: array[start : start + _BATCH] for name, array in arrays.items()}
-            logits = outputs(session, part, [output], size=_BATCH)[output]
-            picked = logits[places[start : start + _BATCH]][:, : self.vocabulary].astype(np.float64)
+        size = fixed_batch(session) or _BATCH
+        for start in range(0, len(ids), size):
+            rows = slice(start, start + size)
+            part = {name: array[rows] if array.ndim else array for name, array in arrays.items()}
+            logits = outputs(session, part, [output], size=size)[output]
+            picked = logits[places[rows]][:, : self.vocabulary].astype(np.float64)
             picked[:, self.signs.silent] = -np.inf
             found.append(draw(picked, rng))
         return np.concatenate(found)

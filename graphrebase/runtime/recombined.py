@@ -1,4 +1,4 @@
-"""More texts out of few: the end of one and then the beginning of another, in the place of a third.
+"""More texts out of few: the end of one and then the beginning of another, in the place of the one.
 
 A fit under a new head learns as much about A_ft as it has texts to ask it about, and any text will
 do that is like those of the task. What has a function stays where it is: tokens that begin or end
@@ -41,20 +41,24 @@ class Recombination:
             inputs: axis 0 the samples; masks and all else of a new text are its template's.
         """
         count, ids = sample_count(inputs), inputs[self.tokens]
+        if not ids.size:
+            return inputs
         total = self.total if self.room is None else min(self.total, self.room // ids.shape[1])
         more = total - count
         if more <= 0 or count < 2:
             return inputs
         free = _free(ids, _real(ids, inputs))
+        if not free.any():
+            return inputs
         rng = np.random.default_rng(self.seed)
         templates = np.resize(rng.permutation(count), more)
         others = (templates + rng.integers(1, count, more)) % count
         made = ids[templates].copy()
         for row, template, other in zip(made, templates, others, strict=True):
             first, second = ids[template][free[template]], ids[other][free[other]]
-            if len(first):
-                whole = np.concatenate([first[rng.integers(len(first)) :], second])
-                row[free[template]] = np.resize(whole, len(first))
+            if len(first) and len(second):
+                cut = rng.integers(1, max(len(first), 2))
+                row[free[template]] = np.resize(np.concatenate([first[cut:], second]), len(first))
         new = {**taken(inputs, templates), self.tokens: made}
         return {
             name: np.concatenate([array, new[name]]) if array.ndim else array
@@ -63,12 +67,25 @@ class Recombination:
 
 
 def _real(ids: np.ndarray, inputs: Arrays) -> NDArray[np.bool_]:
-    """Return which tokens are no padding, (samples, length)."""
-    found = np.ones(ids.shape, bool)
-    for name, array in inputs.items():
-        if "mask" in name.lower() and array.shape == ids.shape:
-            found &= array != 0
-    return found
+    """Return which tokens are no padding, (samples, length): by the mask, else by their look."""
+    masks = [
+        array != 0
+        for name, array in inputs.items()
+        if "attention" in name.lower() and "mask" in name.lower() and array.shape == ids.shape
+        if "global" not in name.lower()
+    ]
+    if masks:
+        return np.asarray(np.logical_and.reduce(masks))
+    return _unrepeated(ids) & _unrepeated(ids[:, ::-1])[:, ::-1]
+
+
+def _unrepeated(ids: np.ndarray) -> NDArray[np.bool_]:
+    """Return which tokens are not of what ends the most texts, where that is repeated there."""
+    values, counts = np.unique(ids[:, -1], return_counts=True)
+    same = ids[:, ::-1] == values[counts.argmax()]
+    run = np.logical_and.accumulate(same, axis=1)[:, ::-1]
+    repeated = bool((run.sum(axis=1) > 1).any()) and not run.all()
+    return ~run if repeated else np.ones(ids.shape, bool)
 
 
 def _free(ids: np.ndarray, real: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -55,7 +55,7 @@ def sample(
     start[tokens] = rng.integers(0, vocabulary, start[tokens].shape).astype(start[tokens].dtype)
     trial = _cut(start, slice(batch or TRIED))
     began = time.perf_counter()
-    causal = _is_causal(session, tokens, trial, vocabulary)
+    causal = is_causal(session, tokens, trial, vocabulary)
     read = 2 * len(trial[tokens]) * length
     affordable = int(seconds * read / max(time.perf_counter() - began, 1e-9))
     growing = causal and _grows(session, trial)
@@ -107,7 +107,15 @@ def _grows(session: Session, inputs: Arrays) -> bool:
         return False
 
 
-def _is_causal(session: Session, tokens: str, inputs: Arrays, vocabulary: int) -> bool:
+def is_causal(session: Session, tokens: str, inputs: Arrays, vocabulary: int) -> bool:
+    """Return whether logits per token do not depend on the tokens that follow.
+
+    Args:
+        session: the model.
+        tokens: the input that holds tokens.
+        inputs: a few samples.
+        vocabulary: number of tokens.
+    """
     if inputs[tokens].shape[1] < 2:
         return True
     changed = dict(inputs)

@@ -220,6 +220,22 @@ def test_texts_are_drawn_towards_every_class(base: str) -> None:
     assert means[0] > means[1]
 
 
+@pytest.mark.parametrize(("room", "texts"), [(fitting.RECOMBINED, fitting.TEXTS), (0, 10)])
+def test_a_fit_under_a_new_head_takes_recombined_texts(
+    room: float, texts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "RECOMBINED", room)
+    base, tuned = (zoo_model(f"{n}-ts17-eager").path for n in ("bert", "bert-cls"))
+    ids = np.random.default_rng(0).integers(5, 90, (10, 12))
+    filled = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+    made = {name: filled.get(name, np.ones_like(ids)) for name in Session(tuned).inputs}
+    np.savez(tmp_path / "probes.npz", **made)
+    settings = Settings(method="fit", probes=tmp_path / "probes.npz")
+    probing = prepare(base, tuned, base, settings).task.probing
+    assert probing is not None and probing.options.attention
+    assert probing.recombined == texts - 10 and len(probing.task["input_ids"]) == texts
+
+
 def test_where_there_is_no_time_few_texts_are_written() -> None:
     tuned = zoo_model("bert-cls-ts17-eager").path
     graph = find_structure(read_model(tuned)).graph

@@ -63,9 +63,33 @@ def test_nothing_is_made_of_a_single_text_or_where_there_are_enough(rows: int, t
     assert Recombination("tokens", total).extended(given) is given
 
 
-def test_texts_that_are_all_the_same_are_repeated() -> None:
-    found = Recombination("tokens", 5).extended({"tokens": np.ones((2, 4), np.int64)})
-    assert (found["tokens"] == 1).all() and len(found["tokens"]) == 5
+def test_without_a_mask_padding_is_what_ends_texts_again_and_again() -> None:
+    masked = padded_texts()
+    found = Recombination("input_ids", 50).extended({"input_ids": masked["input_ids"]})
+    assert (
+        found["input_ids"] == Recombination("input_ids", 50).extended(masked)["input_ids"]
+    ).all()
+
+
+@pytest.mark.parametrize("name", ["global_attention_mask", "key_padding_mask"])
+def test_other_masks_do_not_say_what_is_padding(name: str) -> None:
+    masked = padded_texts()
+    other = {"input_ids": masked["input_ids"], name: np.eye(4, 10, dtype=np.int64)}
+    found = Recombination("input_ids", 50).extended(other)
+    assert (
+        found["input_ids"] == Recombination("input_ids", 50).extended(masked)["input_ids"]
+    ).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 0)])
+def test_of_texts_that_are_all_the_same_nothing_is_made(shape: tuple[int, int]) -> None:
+    given = {"tokens": np.ones(shape, np.int64)}
+    assert Recombination("tokens", 5).extended(given) is given
+
+
+def test_no_new_text_is_the_copy_of_one() -> None:
+    found = Recombination("tokens", 60).extended({"tokens": np.arange(40).reshape(4, 10)})["tokens"]
+    assert not any((row == found[:4]).all(axis=1).any() for row in found[4:])
 
 
 def test_the_seed_decides() -> None:
