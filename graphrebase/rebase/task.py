@@ -196,6 +196,8 @@ def _fit_if_it_runs(case: Case, choice: Choice) -> Choice:
         return replace(choice, why=f"{choice.why}; fit needs a map per residual point")
     if not case.probes.useful():
         return replace(choice, why=f"{choice.why}; fit needs --probes for this kind of model")
+    if case.probes.masked():
+        return replace(choice, why=f"{choice.why}; fit does little for models that fill masks in")
     return replace(choice, method="fit", why=f"{choice.why}, and the models run here")
 
 

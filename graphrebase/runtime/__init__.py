@@ -11,7 +11,7 @@ from graphrebase.runtime.data import cast_inputs, check_inputs, load_npz, split_
 from graphrebase.runtime.exposed import exposed, whole
 from graphrebase.runtime.labels import Labelled, read_labelled
 from graphrebase.runtime.metrics import METRICS
-from graphrebase.runtime.probes import Probes, generate, probe_kind
+from graphrebase.runtime.probes import Probes, fills_masks, generate, probe_kind
 from graphrebase.runtime.scores import Scores, evaluate
 from graphrebase.runtime.session import InputSpec, NoKernelError, Session
 from graphrebase.runtime.signature import declared_inputs
@@ -33,6 +33,7 @@ __all__ = [
     "equivalent",
     "evaluate",
     "exposed",
+    "fills_masks",
     "generate",
     "length_limit",
     "load_npz",

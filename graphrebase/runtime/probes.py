@@ -24,7 +24,7 @@ from graphrebase.runtime.signature import (
     token_input,
 )
 from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
-from graphrebase.runtime.text_probes import sample
+from graphrebase.runtime.text_probes import is_causal, sample
 
 OTHERS = 256
 SECONDS = 120.0
@@ -106,6 +106,14 @@ def probe_kind(session: Session, graph: Graph, *, seed: int = 0) -> str:
     return "image" if single else "other"
 
 
+def fills_masks(session: Session, graph: Graph) -> bool:
+    """Return whether a language model reads what follows a token too."""
+    tokens = token_input(session)
+    if tokens is None or not _is_language(session, graph, seed=0):
+        return False
+    return not is_causal(session, tokens, _one_text(session, graph, 0), table_limit(graph))
+
+
 def _random(session: Session, graph: Graph, seed: int) -> Arrays:
     length = min(sequence_length(session, graph), 32)
     vocabulary = table_limit(graph)
@@ -116,9 +124,12 @@ def _random(session: Session, graph: Graph, seed: int) -> Arrays:
 
 def _is_language(session: Session, graph: Graph, seed: int) -> bool:
     """Return whether the model gives one distribution over its vocabulary per token."""
-    length = sequence_length(session, graph)
-    inputs = synthetic_inputs(
-        session, batch=1, length=length, seed=seed, vocabulary=table_limit(graph), cache="empty"
-    )
-    found = logits_of(session, inputs)
+    found = logits_of(session, _one_text(session, graph, seed))
     return found.ndim == 3 and found.shape[-1] >= table_limit(graph)
+
+
+def _one_text(session: Session, graph: Graph, seed: int) -> Arrays:
+    length, vocabulary = sequence_length(session, graph), table_limit(graph)
+    return synthetic_inputs(
+        session, batch=1, length=length, seed=seed, vocabulary=vocabulary, cache="empty"
+    )

@@ -17,7 +17,7 @@ from graphrebase.io import read_model, structure_difference
 from graphrebase.rebase import Settings, align_models, rebase
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.runs import Runs
-from graphrebase.runtime import Session
+from graphrebase.runtime import Session, fills_masks
 from graphrebase.runtime.batches import predict
 from graphrebase.runtime.probes import generate
 from graphrebase.structure import find_structure
@@ -221,6 +221,23 @@ def test_auto_fits_strangers(tmp_path: Path) -> None:
     assert rebase(base, tuned, target, None, Settings(**given)).method == "fit"
     shared = rebase(base, tuned, target, None, Settings(residual="shared", **given))
     assert (shared.method, "per residual point" in shared.why) == ("anchored", True)
+
+
+def test_auto_does_not_fit_models_that_fill_masks_in(tmp_path: Path) -> None:
+    base = zoo_model("bert-mlm-ts17-eager").path
+    tuned, target = tmp_path / "tuned.onnx", tmp_path / "target.onnx"
+    edit_weights(base, tuned, noise(0.05, 2))
+    edit_weights(base, target, noise(5.0, 3))
+    result = rebase(base, tuned, target, None, Settings())
+    assert (result.method, "fill masks in" in result.why) == ("anchored", True)
+
+
+@pytest.mark.parametrize(
+    ("family", "masked"), [("bert-mlm", True), ("gpt2", False), ("bert-cls", False)]
+)
+def test_which_models_fill_masks_in(family: str, masked: bool) -> None:
+    path = zoo_model(f"{family}-ts17-eager").path
+    assert fills_masks(Session(path), find_structure(read_model(path)).graph) is masked
 
 
 def test_auto_needs_no_model_that_runs(tmp_path: Path) -> None:

@@ -119,6 +119,15 @@ FAMILIES = {
         lineage=False,
         heads=("bert-cls", "bert-mean"),
     ),
+    "masked": Family(
+        *("masked-old", "masked-new", ("notes",)),
+        steps=1500,
+        rate=2e-3,
+        batch=24,
+        new_steps=1.0,
+        tuning_steps=300,
+        lineage=False,
+    ),
 }
 FAMILY_NUMBER = {name: number for number, name in enumerate(FAMILIES)}
 

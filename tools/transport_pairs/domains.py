@@ -194,6 +194,7 @@ def domains(cache: Path | None) -> dict[str, Domain]:
         "text-new": next_token(Text(NEW_TEXT, cache)),
         "masked-old": masked_token(Text(OLD_MIXED, cache)),
         "masked-new": masked_token(Text(NEW_MIXED, cache)),
+        "notes": masked_token(Text({"readme": 1.0}, cache)),
         "source": which_source(cache),
     }
     return table | {name: next_token(Text({name: 1.0}, cache)) for name in CORPORA}

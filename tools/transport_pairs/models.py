@@ -88,6 +88,7 @@ ARCHITECTURES = {
     "gpt-deep": Architecture("gpt", 128, 6, 4, 512),
     "llama": Architecture("llama", 128, 4, 8, 320, kv_heads=4),
     "bert": Architecture("bert", 112, 4, 4, 448),
+    "masked": Architecture("bert", 112, 4, 4, 448),
     "bert-cls": Architecture("bert-cls", 112, 4, 4, 448),
     "bert-mean": Architecture("bert-mean", 112, 4, 4, 448),
     "tiny": Architecture("vit", 16, 1, 2, 32),
