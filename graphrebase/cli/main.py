@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import sys
 import traceback
@@ -43,10 +41,6 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
-_LARGE = 4 << 20
-
-
 @app.callback()
 def common(
     version: Annotated[
@@ -67,19 +61,7 @@ def common(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: 0 done, 1 a bug, 2-6 see ``errors``, 130."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _give_memory_back()
     sys.exit(_run(given))
-
-
-def _give_memory_back() -> None:
-    """Let large arrays go back to the system when they are freed.
-
-    glibc raises the size from which on it does so with every array that it frees; on large models
-    more than a gigabyte then stays in its heap, unused.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def _run(arguments: Sequence[str]) -> int:
