@@ -196,7 +196,7 @@ class ProbeSource:
         """Return whether the models fill masks in, and A_ft has no head that they lack.
 
         What a masked head reads goes through a layer of its own, and a fit carries over next to
-        nothing (two small pairs: .00 of the gain, .01 with 256 inputs; `anchored` .17).
+        nothing (two small pairs: -.01 of the gain, .01 with 256 inputs; `anchored` .11).
         """
         finetuned = self.structures["finetuned"]
         session = whole(finetuned.model.path, finetuned.graph)
