@@ -26,7 +26,7 @@ class FitOptions:
         releases: share of what changes between the releases, B - A, in the wanted logits
             A_ft + releases * (B - A).
         attention: whether the output maps of attention are solved too.
-        looks: share of the moved task vector that queries and keys get; 0: they stay B's.
+        looks: factor on the moved task vector that queries and keys get; 0: they stay B's.
     """
 
     ridge: float = 0.03
