@@ -44,8 +44,13 @@ only through attention what the others hold (small BERT pairs, 256 inputs: .79 a
 with it, .67 and .79 without; a ridge of .003 did better than .01 and .03 by .01 and .04), and
 where to look through queries and keys (four pairs, 256 and 64 inputs: .85 and .82 with three times
 their moved task vector, .84 and .81 with twice)."""
-TEXTS = 1024
-"""Texts under such a head, once those that are there are recombined."""
+TEXTS, GIVEN_TEXTS = 1024, 2048
+"""Texts under such a head, once those that are there are recombined; the second of given ones, in
+the fit that stays, not in those that judge it (four small BERT pairs: .85 of the gain with 256
+given and 2048, .83 with 1024; .83 with 64 given, .81; without any, 1024 did better by .03)."""
+FEW_TEXTS = 512
+"""Texts of given ones from which on the ridge shrinks with their number (four small BERT pairs:
+.001 did better than .003 by .005 with 2048 texts, as well with 256, worse by .01 with 90)."""
 RECOMBINED = 1e12
 """Weights times tokens, of all texts together, up to which there are as many."""
 Arrays = Mapping[str, np.ndarray]
@@ -86,8 +91,11 @@ class Probing:
         if task is None:
             return self
         more = task if self.recombination is None else self.recombination.extended(task)
-        found = _joined(more, self.beside)
-        return replace(self, task=found, recombined=samples(more) - samples(task))
+        found, options = _joined(more, self.beside), self.options
+        if self.recombination is not None and not self.generated:
+            options = replace(options, ridge=_ridge(samples(more)))
+        made = samples(more) - samples(task)
+        return replace(self, task=found, options=options, recombined=made)
 
     @property
     def added(self) -> int:
@@ -210,8 +218,11 @@ class ProbeSource:
         return self.get().on(self.given.fitted(fold))
 
     def whole(self) -> Probing:
-        """Return probes with those that were held out."""
-        return self.get().on(self.given.probes)
+        """Return probes with those that were held out, and all texts that are made of them."""
+        found = self.get()
+        if found.recombination is not None:
+            found = replace(found, recombination=replace(found.recombination, total=GIVEN_TEXTS))
+        return found.on(self.given.probes)
 
 
 def _find_probes(
@@ -255,7 +266,8 @@ def _find_head_probes(
     more by recombining them (four small BERT pairs: .79 of the gain in place of .69 with 64 of
     them, .82 in place of .80 with 256, .75 in place of .69 without any).
     """
-    keep, recombination = given.keep or {}, _recombination(structures, seed)
+    texts = GIVEN_TEXTS if given.probes is not None and len(given.folds) < 2 else TEXTS
+    keep, recombination = given.keep or {}, _recombination(structures, texts, seed)
     task = given.fitted()
     if task is not None:
         return Probing(task, keep, NEW_HEAD, recombination=recombination).on(task)
@@ -291,8 +303,15 @@ def _generated(
     return made, note, seconds
 
 
-def _recombination(structures: Mapping[str, Structure], seed: int) -> Recombination | None:
-    """Return how texts for a new head become more; None where the inputs are no texts."""
+def _ridge(texts: int) -> float:
+    """Return the ridge of a fit on given texts, recombined."""
+    return NEW_HEAD.ridge * min(1.0, FEW_TEXTS / max(texts, 1))
+
+
+def _recombination(
+    structures: Mapping[str, Structure], texts: int, seed: int
+) -> Recombination | None:
+    """Return how inputs for a new head become so many; None where they are no texts."""
     graph = structures["finetuned"].graph
     declared = declared_inputs(graph)
     tokens = token_input(declared)
@@ -300,12 +319,12 @@ def _recombination(structures: Mapping[str, Structure], seed: int) -> Recombinat
     if tokens is None or not looks_up or any(len(spec.shape) > 2 for spec in declared.values()):
         return None
     weights = max(structure.weights for structure in structures.values())
-    return Recombination(tokens, TEXTS, int(RECOMBINED // max(weights, 1)), seed)
+    return Recombination(tokens, texts, int(RECOMBINED // max(weights, 1)), seed)
 
 
 def recombined_texts(structures: Mapping[str, Structure]) -> int:
-    """Return how many texts a fit under a new head takes; 0 where they are not recombined."""
-    recombined = _has_new_head(structures) and _recombination(structures, 0) is not None
+    """Return how many texts a fit under a new head is judged with; 0 where none are recombined."""
+    recombined = _has_new_head(structures) and _recombination(structures, TEXTS, 0) is not None
     return TEXTS if recombined else 0
 
 

@@ -16,7 +16,8 @@ from zoo_models.exporting import export
 from zoo_models.modules import make_module
 
 from graphrebase.io import read_model
-from graphrebase.rebase import Settings, fitting, prepare, rebase
+from graphrebase.rebase import Prepared, Settings, fitting, prepare, rebase
+from graphrebase.rebase import task as tasks
 from graphrebase.rebase.heads import new_heads
 from graphrebase.runtime import Session
 from graphrebase.runtime.head_probes import FEWEST, Signs, generate_for_head
@@ -220,20 +221,40 @@ def test_texts_are_drawn_towards_every_class(base: str) -> None:
     assert means[0] > means[1]
 
 
-@pytest.mark.parametrize(("room", "texts"), [(fitting.RECOMBINED, fitting.TEXTS), (0, 10)])
+@pytest.mark.parametrize(("room", "texts"), [(fitting.RECOMBINED, fitting.GIVEN_TEXTS), (0, 10)])
 def test_a_fit_under_a_new_head_takes_recombined_texts(
     room: float, texts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "RECOMBINED", room)
-    base, tuned = (zoo_model(f"{n}-ts17-eager").path for n in ("bert", "bert-cls"))
-    ids = np.random.default_rng(0).integers(5, 90, (10, 12))
-    filled = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
-    made = {name: filled.get(name, np.ones_like(ids)) for name in Session(tuned).inputs}
-    np.savez(tmp_path / "probes.npz", **made)
-    settings = Settings(method="fit", probes=tmp_path / "probes.npz")
-    probing = prepare(base, tuned, base, settings).task.probing
+    probing = _fit_on_texts(10, tmp_path).task.probing
     assert probing is not None and probing.options.attention
     assert probing.recombined == texts - 10 and len(probing.task["input_ids"]) == texts
+
+
+def test_fits_that_judge_take_fewer_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "TEXTS", 80)
+    monkeypatch.setattr(fitting, "GIVEN_TEXTS", 1100)
+    made: list[tuple[int, float]] = []
+
+    def fit(structures: object, probing: fitting.Probing, *rest: object) -> object:
+        made.append((len(probing.task["input_ids"]), probing.options.ridge))
+        return fitting.fit_models(structures, probing, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tasks, "fit_models", fit)
+    assert _fit_on_texts(50, tmp_path).refitted
+    ridge = fitting.NEW_HEAD.ridge
+    assert len(made) > 2 and set(made[:-1]) == {(80, ridge)}
+    assert made[-1] == (1100, ridge * 512 / 1100)
+
+
+def _fit_on_texts(count: int, folder: Path) -> Prepared:
+    """Return a fit under a head that the base lacks, on texts given."""
+    base, tuned = (zoo_model(f"{n}-ts17-eager").path for n in ("bert", "bert-cls"))
+    ids = np.random.default_rng(0).integers(5, 90, (count, 12))
+    filled = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+    made = {name: filled.get(name, np.ones_like(ids)) for name in Session(tuned).inputs}
+    np.savez(folder / "probes.npz", **made)
+    return prepare(base, tuned, base, Settings(method="fit", probes=folder / "probes.npz"))
 
 
 def test_where_there_is_no_time_few_texts_are_written() -> None:
