@@ -259,3 +259,15 @@ def _ordered(nodes: list[Node], known: set[str], model: Model) -> Iterable[Node]
             )
         waiting = late
     return [replace(node, index=index) for index, node in enumerate(ordered)]
+
+
+def upstream(graph: Graph, values: list[str]) -> set[str]:
+    """Return values and everything that they are computed from."""
+    found, pending = set(values), list(values)
+    while pending:
+        node = graph.producers.get(pending.pop())
+        for name in () if node is None else (*node.inputs, *node.captured):
+            if name and name not in found:
+                found.add(name)
+                pending.append(name)
+    return found

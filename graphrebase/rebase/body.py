@@ -255,7 +255,7 @@ def _heads(source: _Source, last: str) -> list[Linear]:
         if _shared(source, name):
             role = source.structure.roles[name]
             out = role.axes[0]
-            if out is not None:
+            if out is not None and out not in source.spaces:
                 source.space(Space(out, "mlp", role.view.shape[0]))
             found.append(source.linear(name.removesuffix(".weight"), (out, last), 1))
     return found

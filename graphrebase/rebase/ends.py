@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphrebase.align.body import Inputs
-from graphrebase.structure import Attention, Mlp, Structure
+from graphrebase.graph import upstream
+from graphrebase.structure import Attention, Mlp, Role, Structure
 from graphrebase.structure.points import point_names
 from graphrebase.structure.wiring import NormFacts, before_norm, norm_facts
 
@@ -78,21 +79,35 @@ def head_roles(structure: Structure, last: str) -> list[str]:
     """Return the weights of the linear maps that read the last point of a stream.
 
     A head that shares its stored tensor with an embedding table carries the table's point in the
-    algebra, where a model has one stream: it reads the last one all the same.
+    algebra, where a model has one stream. It reads the last one all the same, unless another map
+    of the head comes before it, as where a model fills masks in.
     """
-    tables = {
-        (role.view.tensor, role.axes[-1])
-        for role in structure.roles.values()
-        if role.kind == "embedding" and len(set(structure.towers)) == 1
-    }
-    return [
-        name
+    weights = [
+        role
         for name, role in structure.roles.items()
-        if role.kind == "head"
-        and name.endswith(".weight")
-        and len(role.axes) == 2
-        and (role.axes[1] == last or (role.view.tensor, role.axes[1]) in tables)
+        if role.kind == "head" and name.endswith(".weight") and len(role.axes) == 2
     ]
+    tied = {id(role) for role in weights if _is_tied(structure, role)}
+    reading = [role for role in weights if id(role) in tied or role.axes[1] == last]
+    return [role.name for role in reading if id(role) not in tied or _is_first(structure, role)]
+
+
+def _is_tied(structure: Structure, head: Role) -> bool:
+    """Tell whether a head shares its stored tensor with an embedding table."""
+    return len(set(structure.towers)) == 1 and any(
+        role.kind == "embedding"
+        and (role.view.tensor, role.axes[-1]) == (head.view.tensor, head.axes[1])
+        for role in structure.roles.values()
+    )
+
+
+def _is_first(structure: Structure, head: Role) -> bool:
+    """Tell whether nothing learned as a matrix lies between a stream and a map of a head."""
+    before = upstream(structure.graph, [head.reads] if head.reads else [])
+    return not any(
+        role.kind == "head" and len(role.axes) == 2 and role.writes in before
+        for role in structure.roles.values()
+    )
 
 
 def find_counterparts(structure: Structure, other: Structure) -> dict[str, str]:

@@ -12,7 +12,7 @@ from graphrebase.align.anchored import move
 from graphrebase.align.body import FloatArray
 from graphrebase.align.folding import fold, unfold
 from graphrebase.align.head import Head, Readings, Refit, refit
-from graphrebase.graph import Graph
+from graphrebase.graph import upstream
 from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove, FoldedMove
 from graphrebase.rebase.plan import CARRIED, Heads, replacements
@@ -47,9 +47,9 @@ def new_heads(candidate: Candidate) -> tuple[NewHead, ...]:
     linears = {n: r for n, r in finetuned.roles.items() if r.kind == "head" and r.reads}
     found = []
     for name, role in linears.items():
-        followed = _upstream(finetuned.graph, [r.reads for r in linears.values()])
+        followed = upstream(finetuned.graph, [r.reads for r in linears.values()])
         if name in carried and name.endswith(".weight") and role.writes not in followed:
-            before = _upstream(finetuned.graph, [role.reads])
+            before = upstream(finetuned.graph, [role.reads])
             roles = [n for n, r in finetuned.roles.items() if _inside(finetuned, r, before)]
             stem = name.removesuffix(".weight")
             own = [n for n in (name, f"{stem}.bias") if n in finetuned.roles]
@@ -61,18 +61,6 @@ def _inside(structure: Structure, role: Role, before: set[str]) -> bool:
     """Return whether a role of a head belongs to what leads to certain values."""
     node = structure.graph.nodes[role.order]
     return role.kind == "head" and not before.isdisjoint(node.outputs)
-
-
-def _upstream(graph: Graph, values: list[str]) -> set[str]:
-    """Return values and everything that they are computed from."""
-    found, pending = set(values), list(values)
-    while pending:
-        node = graph.producers.get(pending.pop())
-        for name in () if node is None else (*node.inputs, *node.captured):
-            if name and name not in found:
-                found.add(name)
-                pending.append(name)
-    return found
 
 
 def with_moved_heads(candidate: Candidate) -> Candidate:

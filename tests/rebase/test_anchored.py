@@ -19,6 +19,7 @@ from graphrebase.io import read_model, structure_difference
 from graphrebase.rebase import Settings, align_models, rebase
 from graphrebase.rebase.body import build_body
 from graphrebase.rebase.reader import Reader
+from graphrebase.runtime import Session
 from graphrebase.structure import Structure, find_structure
 from graphrebase.verify import permute_model, verify_function
 
@@ -148,3 +149,37 @@ def test_permute_refuses_an_alignment_of_rotations(tmp_path: Path) -> None:
     save(align_models(base, other, Settings(method="anchored"))[0], tmp_path / "maps")
     with pytest.raises(MismatchError):
         permute_model(base, tmp_path / "out.onnx", alignment=tmp_path / "maps", free=("latent",))
+
+
+def one_table(source: Path, output: Path) -> Path:
+    """Write a model that fills masks in, its output reading the table of its tokens itself."""
+    model = onnx.load(source)
+    roles = structure(source).roles
+    table, copy = (roles[n].view.tensor for n in ("embedding.input_ids", "head.tokens.1.weight"))
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    np.testing.assert_array_equal(arrays[copy], arrays[table].T)
+    (old,) = (t for t in model.graph.initializer if t.name == copy)
+    model.graph.initializer.remove(old)
+    model.graph.node.insert(0, onnx.helper.make_node("Transpose", [table], [copy]))
+    onnx.save(model, output)
+    return output
+
+
+@pytest.mark.parametrize("method", ["anchored", "fit"])
+def test_output_that_reads_the_table_is_behind_the_head(method: str, tmp_path: Path) -> None:
+    copied = zoo_model("bert-mlm-ts17-eager").path
+    base = one_table(copied, tmp_path / "base.onnx")
+    bodies = [build_body(structure(path), structure(path)) for path in (base, copied)]
+    assert [[h.stem for h in b.towers[0].heads] for b in bodies] == [["head.tokens.0"]] * 2
+    tuned, target = tmp_path / "tuned.onnx", tmp_path / "target.onnx"
+    edit_weights(base, tuned, noise(0.05, 2))
+    stranger(base, target, 3)
+    ids = np.random.default_rng(0).integers(5, 90, (6, 12))
+    filled = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+    probes = {name: filled.get(name, np.ones_like(ids)) for name in Session(base).inputs}
+    np.savez(tmp_path / "probes.npz", **probes)
+    settings = Settings(method=method, probes=tmp_path / "probes.npz")
+    rebase(base, tuned, target, tmp_path / "out.onnx", settings)
+    old, new = structure(target), structure(tmp_path / "out.onnx")
+    role = "embedding.input_ids"
+    assert np.abs(new.read(role) - old.read(role)).max() > 0.0
