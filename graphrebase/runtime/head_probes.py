@@ -34,19 +34,12 @@ from graphrebase.runtime.synthetic import synthetic_inputs, table_limit
 from graphrebase.runtime.text_probes import draw, is_causal
 from graphrebase.runtime.verdict import class_scores
 
-COUNT = 320
-"""Sequences."""
 FEWEST = 16
 """Sequences that there always are, however long it takes."""
-LEAST_STEPS, RANDOM_STEPS = 3, 50
-"""Where time is short there are fewer sequences, so that each gets this many steps; random ones
-need more of them (two small BERT pairs: .65 of the gain with 64 sequences and 3 steps, .69 with 320
-and 20, .72 with 320 and 150)."""
 POOL = 6000
 IMAGES = 2000
 """Images of the pool, which must be those that A_ft is surest of (a small ViT pair, three seeds:
 .59 of the gain with 2000 of 6000, .52 with 1000 of 3000; without a choice, 3000 of 3000, .53)."""
-STEPS = 150
 ROUNDS = 8, 16
 """Rounds in which sequences are written, each an even share of the tokens, anywhere; more where
 there is time (two small BERT pairs, 32 sequences: .65 of the gain with 8; from random tokens, which
@@ -57,8 +50,33 @@ SHARPNESS = 3.0
 """Power of the class's probability in a step: above 1, sequences are drawn closer to classes."""
 LEAST_VOCABULARY = 64
 _BATCH = 40
-_TRIED = 2
+_TRIED = 2, _BATCH
+"""Sequences that show how long one takes; more only where there is much time, for few are slow."""
+_TRIAL = 0.1
+"""Share of the time that the second trial may take."""
 Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    """What is done where there is time for it; where there is not, there are fewer sequences.
+
+    Attributes:
+        sequences: how many.
+        least: steps that each of them gets where there are fewer.
+        steps: steps otherwise.
+    """
+
+    sequences: int
+    least: int
+    steps: int
+
+
+_WRITTEN, _RANDOM = _Effort(512, 3, 25), _Effort(320, 50, 150)
+"""For texts that were written and for random ones, which need more steps (two small BERT pairs: .65
+of the gain with 64 and 3 steps; random ones .69 with 320 and 20, .72 with 150). Little enough that
+no clock decides where models are small (four pairs: .74 with 640 and 25 steps, .72 with 320 and 50
+at the same cost; .70 to .75 with 320 and as many of 150 as there was time for)."""
 
 
 def head_probe_kind(finetuned: Session) -> str:
@@ -97,7 +115,7 @@ def generate_for_head(
         )
     if image is not None:
         return Probes(_images(finetuned, image, rng, seconds, note), {}, "image")
-    inputs = synthetic_inputs(finetuned, batch=COUNT, length=32, seed=seed)
+    inputs = synthetic_inputs(finetuned, batch=_RANDOM.sequences, length=32, seed=seed)
     return Probes(inputs, {}, "other")
 
 
@@ -173,23 +191,26 @@ def _texts(
     made = synthetic_inputs(finetuned, batch=batch, length=length, seed=0, vocabulary=vocabulary)
     if writer is None:
         signs = Signs()
+    effort = _RANDOM if signs.mask is None else _WRITTEN
     walk = _Walk(writer, signs, finetuned, tokens, made, vocabulary)
-    start, step = walk.trial(length, -(-_TRIED // batch) * batch, rng.spawn(1)[0])
-    left = seconds - (time.perf_counter() - began)
-    least = LEAST_STEPS if signs.mask is not None else RANDOM_STEPS
-    count = int(np.clip(left / max(start + least * step, 1e-9), FEWEST, COUNT))
+    for tried in _TRIED:
+        start, step = walk.trial(length, -(-tried // batch) * batch, rng.spawn(1)[0])
+        left = seconds - (time.perf_counter() - began)
+        if _BATCH * (start + step) > _TRIAL * left:
+            break
+    count = int(np.clip(left / max(start + effort.least * step, 1e-9), FEWEST, effort.sequences))
     count = max(count // batch, 1) * batch
-    steps = int(np.clip((left / count - start) / max(step, 1e-9), 1, STEPS))
+    steps = int(np.clip((left / count - start) / max(step, 1e-9), 1, effort.steps))
     ids = walk.begun(count, length, int(np.clip(steps, *ROUNDS)), rng)
     scores, done = walk.scores(ids), 0
-    while done < STEPS:
+    while done < effort.steps:
         early = signs.mask is None and done < steps // 3
         ids, scores = walk.stepped(ids, scores, done, rng, early=early)
         done += 1
         if time.perf_counter() - began + count * step > seconds:
             break
     how = "from random tokens" if signs.mask is None else "by the base's masked head"
-    much = f"{done} of {STEPS} steps towards every class"
+    much = f"{done} of {effort.steps} steps towards every class"
     note(f"{count} sequences of {length} tokens {how}, {much}")
     return walk.filled(ids)
 

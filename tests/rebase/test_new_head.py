@@ -268,7 +268,7 @@ def test_where_there_is_no_time_few_texts_are_written() -> None:
         lambda name: Session(models[name]), graph, bias=bias, seconds=0.0, note=said.append
     ).task
     ids = task["input_ids"]
-    assert len(ids) == FEWEST and " 1 of 150 steps" in said[0]
+    assert len(ids) == FEWEST and " 1 of 25 steps" in said[0]
     assert (ids[:, 0] == 3).all() and not np.isin(ids[:, 1:], [7, 3]).any()
 
 
