@@ -2,6 +2,6 @@
 
 from graphrebase.graph.expand import build_graph
 from graphrebase.graph.shapes import Dim, ShapeTable, infer_shapes
-from graphrebase.graph.view import Graph, Node, Slot, upstream
+from graphrebase.graph.view import Graph, Node, Slot
 
-__all__ = ["Dim", "Graph", "Node", "ShapeTable", "Slot", "build_graph", "infer_shapes", "upstream"]
+__all__ = ["Dim", "Graph", "Node", "ShapeTable", "Slot", "build_graph", "infer_shapes"]

@@ -132,6 +132,18 @@ class Graph:
         """Return the uses of a value; empty where it has none."""
         return self.consumers.get(name, ())
 
+    def upstream(self, values: Iterable[str]) -> set[str]:
+        """Return values and everything that they are computed from."""
+        found = set(values)
+        pending = list(found)
+        while pending:
+            node = self.producers.get(pending.pop())
+            read = () if node is None else (*node.inputs, *node.captured)
+            fresh = {name for name in read if name} - found
+            found |= fresh
+            pending.extend(fresh)
+        return found
+
 
 def plain_graph(model: Model) -> Graph:
     """Return the view of a model's main graph as it is written, fused operators and all.
@@ -259,15 +271,3 @@ def _ordered(nodes: list[Node], known: set[str], model: Model) -> Iterable[Node]
             )
         waiting = late
     return [replace(node, index=index) for index, node in enumerate(ordered)]
-
-
-def upstream(graph: Graph, values: list[str]) -> set[str]:
-    """Return values and everything that they are computed from."""
-    found, pending = set(values), list(values)
-    while pending:
-        node = graph.producers.get(pending.pop())
-        for name in () if node is None else (*node.inputs, *node.captured):
-            if name and name not in found:
-                found.add(name)
-                pending.append(name)
-    return found

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphrebase.align.body import Inputs
-from graphrebase.graph import upstream
 from graphrebase.structure import Attention, Mlp, Role, Structure
 from graphrebase.structure.points import point_names
 from graphrebase.structure.wiring import NormFacts, before_norm, norm_facts
@@ -82,30 +81,30 @@ def head_roles(structure: Structure, last: str) -> list[str]:
     algebra, where a model has one stream. It reads the last one all the same, unless another map
     of the head comes before it, as where a model fills masks in.
     """
-    weights = [
-        role
-        for name, role in structure.roles.items()
-        if role.kind == "head" and name.endswith(".weight") and len(role.axes) == 2
-    ]
-    tied = {id(role) for role in weights if _is_tied(structure, role)}
-    reading = [role for role in weights if id(role) in tied or role.axes[1] == last]
-    return [role.name for role in reading if id(role) not in tied or _is_first(structure, role)]
-
-
-def _is_tied(structure: Structure, head: Role) -> bool:
-    """Tell whether a head shares its stored tensor with an embedding table."""
-    return len(set(structure.towers)) == 1 and any(
-        role.kind == "embedding"
-        and (role.view.tensor, role.axes[-1]) == (head.view.tensor, head.axes[1])
+    tables = {
+        (role.view.tensor, role.axes[-1])
         for role in structure.roles.values()
-    )
+        if role.kind == "embedding" and len(set(structure.towers)) == 1
+    }
+    return [
+        name
+        for name, role in structure.roles.items()
+        if role.kind == "head"
+        and name.endswith(".weight")
+        and len(role.axes) == 2
+        and (
+            _is_first(structure, role)
+            if (role.view.tensor, role.axes[1]) in tables
+            else role.axes[1] == last
+        )
+    ]
 
 
 def _is_first(structure: Structure, head: Role) -> bool:
     """Tell whether nothing learned as a matrix lies between a stream and a map of a head."""
-    before = upstream(structure.graph, [head.reads] if head.reads else [])
+    before = structure.graph.upstream([head.reads])
     return not any(
-        role.kind == "head" and len(role.axes) == 2 and role.writes in before
+        role.kind == "head" and bool(role.writes) and role.writes in before
         for role in structure.roles.values()
     )
 

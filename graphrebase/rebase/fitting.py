@@ -162,7 +162,27 @@ def fit_models(
     )
     watched.finish()
     moved = replace(empty, alignment=Alignment(fitted.maps, "fit"))
-    return FittedMove(fitted.changes, moved), fitted.details
+    return FittedMove(_with_same_tensors(fitted.changes, target), moved), fitted.details
+
+
+def _with_same_tensors(
+    changes: Mapping[str, FloatArray], target: Structure
+) -> dict[str, FloatArray]:
+    """Return changes of B with those of heads that share a changed table's stored tensor.
+
+    The output of a model that fills masks in may read the table of its tokens itself.
+    """
+    tables = {
+        target.roles[name].view.tensor: change
+        for name, change in changes.items()
+        if name in target.roles and target.roles[name].kind == "embedding"
+    }
+    same = {
+        name: tables[role.view.tensor]
+        for name, role in target.roles.items()
+        if role.kind == "head" and role.view.tensor in tables
+    }
+    return same | dict(changes)
 
 
 @dataclass(slots=True)

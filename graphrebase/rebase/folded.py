@@ -25,7 +25,6 @@ class FoldedMove:
         linears: its linear maps by stem.
         heads: maps of A_ft's heads that read the stream, by stem.
         tied: embedding table that a head holds a copy of, both ways.
-        stored: embedding table by other roles that share its stored tensor.
         kept: norm roles that stay B's, because their readers carry the change.
         alignment: the maps.
         base, finetuned, target: readers of the models' roles.
@@ -35,7 +34,6 @@ class FoldedMove:
     linears: Mapping[str, Linear]
     heads: Mapping[str, Linear]
     tied: Mapping[str, str]
-    stored: Mapping[str, str]
     kept: frozenset[str]
     alignment: Alignment
     base: Reader
@@ -98,10 +96,7 @@ class FittedMove:
 
     def change(self, role: str) -> FloatArray | None:
         """Return what to add to B's role at alpha = 1."""
-        found = self.changes.get(role)
-        if found is None:
-            found = self.changes.get(self.folded.stored.get(role, ""))
-        return np.zeros(1) if found is None else found
+        return self.changes.get(role, np.zeros(1))
 
     def carried(self, role: str) -> FloatArray | None:
         """Return a head that only A_ft has, reading B's stream; None for other roles."""
@@ -139,7 +134,6 @@ def folded_move(
         body.linears,
         heads,
         _tied(body, readers[2]),
-        _stored(body, readers[2]),
         frozenset(name for name in kept if name is not None),
         alignment,
         *readers,
@@ -162,15 +156,3 @@ def _tied(body: Body, target: Reader) -> dict[str, str]:
                 if _hold_the_same(target.structure, head.weight, table):
                     found[head.weight], found[table] = table, head.weight
     return found
-
-
-def _stored(body: Body, target: Reader) -> dict[str, str]:
-    """Return roles of B that share the stored tensor of an embedding table, and that table."""
-    roles = target.structure.roles
-    tables = [t for tower in body.towers for t in tower.inputs.tables if t in roles]
-    by_tensor = {roles[table].view.tensor: table for table in tables}
-    return {
-        name: by_tensor[role.view.tensor]
-        for name, role in roles.items()
-        if role.view.tensor in by_tensor and name not in tables
-    }

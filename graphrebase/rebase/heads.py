@@ -12,7 +12,6 @@ from graphrebase.align.anchored import move
 from graphrebase.align.body import FloatArray
 from graphrebase.align.folding import fold, unfold
 from graphrebase.align.head import Head, Readings, Refit, refit
-from graphrebase.graph import upstream
 from graphrebase.rebase.feeds import complete
 from graphrebase.rebase.folded import FittedMove, FoldedMove
 from graphrebase.rebase.plan import CARRIED, Heads, replacements
@@ -47,9 +46,9 @@ def new_heads(candidate: Candidate) -> tuple[NewHead, ...]:
     linears = {n: r for n, r in finetuned.roles.items() if r.kind == "head" and r.reads}
     found = []
     for name, role in linears.items():
-        followed = upstream(finetuned.graph, [r.reads for r in linears.values()])
+        followed = finetuned.graph.upstream(r.reads for r in linears.values())
         if name in carried and name.endswith(".weight") and role.writes not in followed:
-            before = upstream(finetuned.graph, [role.reads])
+            before = finetuned.graph.upstream([role.reads])
             roles = [n for n, r in finetuned.roles.items() if _inside(finetuned, r, before)]
             stem = name.removesuffix(".weight")
             own = [n for n in (name, f"{stem}.bias") if n in finetuned.roles]

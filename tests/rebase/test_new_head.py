@@ -244,7 +244,7 @@ def test_fits_that_judge_take_fewer_texts(tmp_path: Path, monkeypatch: pytest.Mo
     assert _fit_on_texts(50, tmp_path).refitted
     ridge = fitting.NEW_HEAD.ridge
     assert len(made) > 2 and set(made[:-1]) == {(80, ridge)}
-    assert made[-1] == (1100, ridge * 512 / 1100)
+    assert made[-1] == (1100, ridge * fitting.FEW_TEXTS / 1100)
 
 
 def _fit_on_texts(count: int, folder: Path) -> Prepared:
